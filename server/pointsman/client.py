@@ -1,0 +1,180 @@
+"""Typed clients for callers: `AsyncClient`, and `Client` for code without an event loop.
+
+Answers are the messages of `pointsman.v1`, errors are grpc's own (`grpc.RpcError`); `explain` says in
+one sentence what an error means and what to do.
+"""
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any, Self
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from pointsman.v1 import catalog_pb2, catalog_pb2_grpc, router_pb2, router_pb2_grpc
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_TIMEOUT_S = 120.0
+
+Conversation = str | Sequence[router_pb2.Message]
+"""A prompt, or messages, oldest first."""
+
+
+def constraints(
+    *, specialist: str = "", tier: str = "", task_type: str = "", local_only: bool = False
+) -> router_pb2.Constraints:
+    """Return rules that override similarity; `tier` is "", "local" or "cloud".
+
+    Raises:
+        ValueError: another tier.
+
+    """
+    return router_pb2.Constraints(
+        specialist=specialist,
+        tier=f"TIER_{tier.upper()}" if tier else None,
+        task_type=task_type,
+        local_only=local_only,
+    )
+
+
+def messages(conversation: Conversation) -> list[router_pb2.Message]:
+    """Return a conversation as messages."""
+    if isinstance(conversation, str):
+        return [router_pb2.Message(role=router_pb2.ROLE_USER, content=conversation)]
+    return list(conversation)
+
+
+def explain(error: grpc.RpcError) -> str:
+    """Return an error of a call as one sentence, with the wait that the server advises."""
+    status = rpc_status.from_call(error)
+    text = f"{error.code().name}: {error.details()}"
+    for detail in status.details if status else ():
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(retry):
+            text += f" (try again in {retry.retry_delay.ToMilliseconds() / 1e3:.1f} s)"
+    return text
+
+
+class AsyncClient:
+    """A channel to one server. Use it as an async context manager, and for many calls."""
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Open a channel; nothing is sent yet. `timeout_s` is the deadline of every call."""
+        self._timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(address)
+        self._router = router_pb2_grpc.RouterServiceStub(self._channel)
+        self.catalog = catalog_pb2_grpc.CatalogServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def route(
+        self, conversation: Conversation, rules: router_pb2.Constraints | None = None
+    ) -> router_pb2.RouteResponse:
+        """Return where a conversation goes, and why.
+
+        Raises:
+            grpc.aio.AioRpcError: see `explain`.
+
+        """
+        request = router_pb2.RouteRequest(messages=messages(conversation), constraints=rules)
+        response: router_pb2.RouteResponse = await self._router.Route(request, timeout=self._timeout_s)
+        return response
+
+    async def generate(
+        self,
+        conversation: Conversation,
+        rules: router_pb2.Constraints | None = None,
+        sampling: router_pb2.Sampling | None = None,
+    ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
+        """Yield events: the decision, tokens, done. Closing the generator cancels the call.
+
+        Raises:
+            grpc.aio.AioRpcError: see `explain`.
+
+        """
+        request = router_pb2.GenerateRequest(
+            messages=messages(conversation), constraints=rules, sampling=sampling
+        )
+        call = self._router.Generate(request, timeout=self._timeout_s)
+        try:
+            async for event in call:
+                yield event
+        finally:
+            call.cancel()
+
+    async def list_intents(self) -> catalog_pb2.ListIntentsResponse:
+        """Return the intents and the health of the catalog."""
+        response: catalog_pb2.ListIntentsResponse = await self.catalog.ListIntents(
+            catalog_pb2.ListIntentsRequest(), timeout=self._timeout_s
+        )
+        return response
+
+
+class Client:
+    """The same, without an event loop. Safe to share between threads."""
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        """Open a channel; nothing is sent yet. `timeout_s` is the deadline of every call."""
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(address)
+        self._router = router_pb2_grpc.RouterServiceStub(self._channel)
+        self.catalog = catalog_pb2_grpc.CatalogServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def route(
+        self, conversation: Conversation, rules: router_pb2.Constraints | None = None
+    ) -> router_pb2.RouteResponse:
+        """Return where a conversation goes, and why.
+
+        Raises:
+            grpc.RpcError: see `explain`.
+
+        """
+        request = router_pb2.RouteRequest(messages=messages(conversation), constraints=rules)
+        response: router_pb2.RouteResponse = self._router.Route(request, timeout=self._timeout_s)
+        return response
+
+    def generate(
+        self,
+        conversation: Conversation,
+        rules: router_pb2.Constraints | None = None,
+        sampling: router_pb2.Sampling | None = None,
+    ) -> Iterator[router_pb2.GenerateResponse]:
+        """Yield events: the decision, tokens, done. Leaving the loop early cancels the call.
+
+        Raises:
+            grpc.RpcError: see `explain`.
+
+        """
+        request = router_pb2.GenerateRequest(
+            messages=messages(conversation), constraints=rules, sampling=sampling
+        )
+        call: Any = self._router.Generate(request, timeout=self._timeout_s)
+        try:
+            yield from call
+        finally:
+            call.cancel()
+
+    def list_intents(self) -> catalog_pb2.ListIntentsResponse:
+        """Return the intents and the health of the catalog."""
+        response: catalog_pb2.ListIntentsResponse = self.catalog.ListIntents(
+            catalog_pb2.ListIntentsRequest(), timeout=self._timeout_s
+        )
+        return response

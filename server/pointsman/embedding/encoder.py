@@ -1,0 +1,24 @@
+"""What an encoder is."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.float32]  # (n, d), unit rows
+
+
+class Encoder(Protocol):
+    """Texts to unit rows. Blocking, and safe to call from one thread at a time."""
+
+    @property
+    def hash(self) -> str:
+        """Hexadecimal; equal hashes embed equal texts alike."""
+
+    @property
+    def dimensions(self) -> int:
+        """Length d of a row."""
+
+    def encode(self, texts: Sequence[str]) -> Rows:
+        """Return one unit row a text, (n, d). A text's row does not depend on the others'."""

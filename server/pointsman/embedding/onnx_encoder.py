@@ -1,0 +1,56 @@
+"""The fast path: an ONNX sentence encoder on ONNX Runtime, with `tokenizers`. No torch."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+from pointsman.embedding.encoder import Rows
+
+MAX_TOKENS = 256
+"""Where all-MiniLM-L6-v2 was trained to stop reading; later tokens are not seen."""
+
+
+class OnnxEncoder:
+    """Mean-pooled, normalised token embeddings of a BERT-shaped ONNX graph.
+
+    Texts run one at a time. Dynamic quantisation scales activations over the whole batch, so in a batch
+    a text's row depends on its neighbours (cosine 0.991 to its own row alone, benchmarks/encoder.py):
+    the same prompt would route differently under load. Alone, there is no padding either.
+    """
+
+    def __init__(self, model: Path, tokenizer: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Spinning threads take the core that the local engine decodes on.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._dimensions = int(self.encode(["x"]).shape[1])
+        self._hash = hashlib.sha256(model.read_bytes() + tokenizer.read_bytes()).hexdigest()
+
+    @property
+    def hash(self) -> str:
+        """sha256 over graph and tokenizer."""
+        return self._hash
+
+    @property
+    def dimensions(self) -> int:
+        """384 for all-MiniLM-L6-v2."""
+        return self._dimensions
+
+    def encode(self, texts: Sequence[str]) -> Rows:
+        """Return one unit row a text, (n, d)."""
+        return np.stack([self._encode_one(text) for text in texts])
+
+    def _encode_one(self, text: str) -> Rows:
+        ids = np.asarray([self._tokenizer.encode(text).ids], dtype=np.int64)  # (1, t)
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        tokens = self._session.run(None, feeds)[0][0]  # (t, d)
+        mean = tokens.mean(axis=0)
+        return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)

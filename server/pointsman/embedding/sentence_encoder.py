@@ -1,0 +1,58 @@
+"""Any sentence-transformers model by name or path: slower, and it needs the extra `encoder` (torch)."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from pointsman.embedding.encoder import Rows
+from pointsman.errors import ConfigError
+
+
+class SentenceEncoder:
+    """A sentence-transformers model on the CPU."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        """Load a model.
+
+        Raises:
+            ConfigError: the extra is not installed, or there is no such model.
+
+        """
+        try:
+            import torch
+            from sentence_transformers import SentenceTransformer
+        except ImportError:
+            message = (
+                f"encoder.model {model!r} needs sentence-transformers; "
+                "install a CPU build of torch, then pip install 'pointsman[encoder]'"
+            )
+            raise ConfigError(message) from None
+        torch.set_num_threads(threads)
+        try:
+            self._model = SentenceTransformer(model, device="cpu")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"encoder.model {model!r} cannot be loaded: {error}") from error
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().numpy().tobytes())
+        self._hash = digest.hexdigest()
+        self._dimensions = int(self.encode(["x"]).shape[1])
+
+    @property
+    def hash(self) -> str:
+        """sha256 over all weights."""
+        return self._hash
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a row."""
+        return self._dimensions
+
+    def encode(self, texts: Sequence[str]) -> Rows:
+        """Return one unit row a text, (n, d)."""
+        rows = self._model.encode(
+            list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+        )
+        return np.asarray(rows, dtype=np.float32)

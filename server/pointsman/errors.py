@@ -1,0 +1,93 @@
+"""Every error that leaves a room, as one tree.
+
+PointsmanError
+├── ConfigError          the operator's: settings that cannot be used; raised at start only
+├── InvalidRequestError  the caller's: bad input
+├── UnknownNameError     the caller's: no such specialist or intent
+├── CatalogError         the author's: files of intents/ or specialists/ that were refused
+├── PreconditionError    the caller's or operator's: the state of the service forbids the change
+├── ArtifactError        the author's or the network's: a model file that cannot be had or used
+├── NoRouteError         the operator's: nothing configured can answer
+├── OverloadedError      nobody's: a bounded queue is full; expected under load
+└── BackendDownError     a backend's: an engine or the cloud failed; expected now and then
+"""
+
+from collections.abc import Sequence
+
+from pointsman.values.catalog import Problem
+
+
+class PointsmanError(Exception):
+    """Base of all errors that Pointsman raises on purpose."""
+
+
+class ConfigError(PointsmanError):
+    """Settings that cannot be used. The operator's fault; ends the start, never a running server."""
+
+
+class InvalidRequestError(PointsmanError):
+    """Bad input. Expected; the caller's fault. `field` names the offending field of the request."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UnknownNameError(PointsmanError):
+    """A name that is not registered. Expected; the caller's fault."""
+
+    def __init__(self, kind: str, name: str, known: Sequence[str]) -> None:
+        listed = ", ".join(known) if known else "none are registered"
+        super().__init__(f"unknown {kind} {name!r}; known: {listed}")
+        self.kind = kind
+        self.name = name
+
+
+class CatalogError(PointsmanError):
+    """Files or messages that do not make an intent or a specialist. The author's fault; names each place."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class PreconditionError(PointsmanError):
+    """A change that the state of the service forbids: still in use, or a read-only folder."""
+
+
+class ArtifactError(PointsmanError):
+    """A model file that cannot be fetched, is not the promised one, or cannot be used.
+
+    The author's fault (wrong sha256, garbage), or the network's or the disk's.
+    """
+
+
+class NoRouteError(PointsmanError):
+    """No route can exist as configured. The operator's fault; says what to configure."""
+
+
+class OverloadedError(PointsmanError):
+    """A bounded queue is full. Expected under load; nobody's fault. Try again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class BackendDownError(PointsmanError):
+    """An engine or the cloud failed. Expected now and then; the backend's fault.
+
+    `permanent` is true when trying again cannot help (a refused key, an unknown model).
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.permanent = permanent
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """Return the single error inside exception groups: a TaskGroup wraps what its tasks raise."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

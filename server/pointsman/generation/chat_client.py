@@ -1,0 +1,159 @@
+"""The OpenAI chat-completions protocol, spoken to local engines and the cloud alike."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+import openai
+from openai.types.chat import ChatCompletionChunk
+
+from pointsman.errors import BackendDownError, InvalidRequestError, OverloadedError
+from pointsman.generation.backend import Question, Stream
+from pointsman.values.events import Finished, FinishReason, Token, Usage
+
+_FINISH = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "content_filter": FinishReason.CONTENT_FILTER,
+}
+_DEFAULT_RETRY_S = 1.0
+
+
+class ChatClient:
+    """One endpoint. Tries again only before the first token: the official client's retries end there."""
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        model: str,
+        api_key: str,
+        *,
+        connect_s: float,
+        read_s: float,
+        retries: int,
+    ) -> None:
+        """Speak to `base_url`; `name` is what errors call it. No connection is made yet."""
+        self._name = name
+        self._model = model
+        timeout = httpx2.Timeout(read_s, connect=connect_s)
+        # Proxies of the environment are for the cloud, not for loopback.
+        http = openai.DefaultAsyncHttpxClient(
+            timeout=timeout, trust_env=not base_url.startswith("http://127.")
+        )
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key or "none",
+            max_retries=retries,
+            timeout=timeout,
+            http_client=http,
+        )
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        await self._client.close()
+
+    async def stream(self, question: Question) -> Stream:
+        """Answer; see `Backend.stream`."""
+        finish: FinishReason | None = None
+        usage = Usage()
+        try:
+            response = await self._client.chat.completions.create(**self._arguments(question))
+            async with response:
+                async for chunk in response:
+                    if chunk.usage is not None:
+                        usage = _usage(chunk)
+                    for choice in chunk.choices:
+                        if choice.delta.content:
+                            yield Token(choice.delta.content, _logprob(choice))
+                        if choice.finish_reason:
+                            finish = _FINISH.get(choice.finish_reason, FinishReason.STOP)
+        except openai.APIError as error:
+            raise self._translate(error) from error
+        except httpx2.HTTPError as error:  # a connection that broke within the answer
+            raise BackendDownError(
+                f"{self._name} broke off within the answer: {type(error).__name__}",
+                retry_after_s=_DEFAULT_RETRY_S,
+            ) from error
+        if finish is None:
+            raise BackendDownError(
+                f"{self._name} ended its stream without finishing the answer", retry_after_s=_DEFAULT_RETRY_S
+            )
+        yield Finished(finish, usage)
+
+    def _arguments(self, question: Question) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "model": self._model,
+            "messages": [{"role": m.role.value, "content": m.content} for m in question.messages],
+            "max_tokens": question.max_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        optional = {
+            "temperature": question.temperature,
+            "top_p": question.top_p,
+            "seed": question.seed,
+            "stop": list(question.stop) or None,
+        }
+        arguments |= {key: value for key, value in optional.items() if value is not None}
+        if question.logprobs:
+            arguments |= {"logprobs": True, "top_logprobs": 1}
+        if question.adapters is not None:
+            lora = [{"id": i, "scale": scale} for i, scale in enumerate(question.adapters)]
+            arguments["extra_body"] = {"lora": lora}
+        return arguments
+
+    def _translate(self, error: openai.APIError) -> Exception:
+        if isinstance(error, openai.APITimeoutError):
+            return BackendDownError(f"{self._name} did not answer in time", retry_after_s=_DEFAULT_RETRY_S)
+        if isinstance(error, openai.APIConnectionError):
+            return BackendDownError(
+                f"{self._name} cannot be reached: {error.__cause__ or error}", retry_after_s=_DEFAULT_RETRY_S
+            )
+        if isinstance(error, openai.APIStatusError):
+            return self._translate_status(error)
+        return BackendDownError(f"{self._name} failed within the answer: {error.message}")
+
+    def _translate_status(self, error: openai.APIStatusError) -> Exception:
+        status = error.status_code
+        said = f"{self._name} answered {status}: {_message(error.body)}"
+        if status == 429:
+            return OverloadedError(said, _retry_after(error.response.headers))
+        if status in {401, 403}:
+            return BackendDownError(f"{said}; check cloud.api_key", permanent=True)
+        if status == 404:
+            return BackendDownError(f"{said}; check cloud.base_url and cloud.model", permanent=True)
+        if status in {400, 413, 422}:
+            return InvalidRequestError("messages", said)
+        return BackendDownError(said, retry_after_s=_retry_after(error.response.headers))
+
+
+def _usage(chunk: ChatCompletionChunk) -> Usage:
+    assert chunk.usage is not None  # noqa: S101 - narrowed by the caller
+    details = chunk.usage.prompt_tokens_details
+    cached = (details.cached_tokens or 0) if details else 0
+    return Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens, cached)
+
+
+def _logprob(choice: Any) -> float | None:
+    if choice.logprobs is None or not choice.logprobs.content:
+        return None
+    # One piece of text may join several tokens; its logarithm is their sum. Null is an engine's way of
+    # saying that a probability was not a number: no confidence at all.
+    values = [entry.logprob for entry in choice.logprobs.content]
+    return sum(values) if all(value is not None for value in values) else float("-inf")
+
+
+def _message(body: object) -> str:
+    if isinstance(body, Mapping):
+        inner = body.get("error", body)
+        if isinstance(inner, Mapping) and inner.get("message"):
+            return str(inner["message"])[:300]
+    return str(body)[:300] if body else "no reason given"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    try:
+        return max(0.0, float(headers.get("retry-after", _DEFAULT_RETRY_S)))
+    except ValueError:  # an HTTP date; not worth a parser
+        return _DEFAULT_RETRY_S

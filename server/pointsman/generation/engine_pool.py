@@ -1,0 +1,215 @@
+"""Specialists to running engines: one engine a base model, holding every adapter over that base.
+
+An engine knows its adapters from its start on, so a new adapter means a new engine beside the old one,
+a switch, and a drain: streams that run are neither dropped nor delayed by it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.errors import ArtifactError, BackendDownError
+from pointsman.generation.engine_process import EngineProcess, EngineSpec
+from pointsman.generation.gguf_check import check_adapter, check_base
+from pointsman.settings import Engine as EngineSettings
+from pointsman.values.catalog import EngineState, Specialist, SpecialistStatus
+
+_log = structlog.get_logger()
+_DRAIN_POLL_S = 0.05
+
+Key = tuple[str, str]  # engine kind, sha256 of the base
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """An engine, held for one answer. `adapters` scales all its adapters; None where it has no such thing."""
+
+    engine: EngineProcess
+    adapters: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    specialist: Specialist
+    base: Path
+    adapter: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A running engine, and the sha256 of its adapters in its order."""
+
+    engine: EngineProcess
+    adapters: tuple[str, ...]
+
+
+class EnginePool:
+    """Engines for the specialists of the current catalog. `tasks` owns their lives."""
+
+    def __init__(
+        self, settings: EngineSettings, store: ArtifactStore, tasks: asyncio.TaskGroup, drain_s: float
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._tasks = tasks
+        self._drain_s = drain_s
+        self._seats: dict[Key, _Seat] = {}
+        self._problems: dict[str, str] = {}
+        self._lock = asyncio.Lock()
+        self._files_thread = ThreadPoolExecutor(1, thread_name_prefix="artifacts")
+
+    @property
+    def engines(self) -> list[EngineProcess]:
+        """The engines that new requests may get."""
+        return [seat.engine for seat in self._seats.values()]
+
+    async def check(self, specialist: Specialist) -> None:
+        """Fetch and verify the files of a specialist.
+
+        Raises:
+            ArtifactError: they cannot be had or used; says which and why.
+
+        """
+        await self._prepare(specialist)
+
+    async def apply(self, specialists: Sequence[Specialist]) -> dict[str, str]:
+        """Run the engines that these specialists need, and no others; returns what is wrong, by name.
+
+        A specialist with a problem takes nothing from the others: an engine that does not start leaves
+        the one before it in place.
+        """
+        async with self._lock:
+            problems: dict[str, str] = {}
+            groups: dict[Key, list[_Files]] = {}
+            for specialist in specialists:
+                try:
+                    files = await self._prepare(specialist)
+                except ArtifactError as error:
+                    problems[specialist.name] = str(error)
+                    _log.error("specialist.refused", specialist=specialist.name, error=str(error))
+                else:
+                    groups.setdefault(_key(specialist), []).append(files)
+            for key, group in groups.items():
+                problems |= await self._seat(key, group)
+            wanted = {_key(specialist) for specialist in specialists}
+            for key in set(self._seats) - wanted:
+                self._retire(self._seats.pop(key).engine)
+            self._problems = problems
+            return problems
+
+    def status(self, specialist: Specialist) -> SpecialistStatus:
+        """Return how a specialist is doing."""
+        seat = self._seats.get(_key(specialist))
+        problem = self._problems.get(specialist.name, "")
+        if seat is None or problem:
+            return SpecialistStatus(specialist, EngineState.DOWN, problem or "not loaded yet")
+        return SpecialistStatus(specialist, seat.engine.state, seat.engine.error)
+
+    @asynccontextmanager
+    async def lease(self, specialist: Specialist) -> AsyncGenerator[Lease, None]:
+        """Hold the engine of a specialist for one answer.
+
+        Raises:
+            BackendDownError: its files were refused, or it is not loaded.
+
+        """
+        seat = self._seats.get(_key(specialist))
+        sha256 = specialist.adapter.artifact.sha256 if specialist.adapter else None
+        if seat is None or (sha256 is not None and sha256 not in seat.adapters):
+            why = self._problems.get(specialist.name, "not loaded yet")
+            raise BackendDownError(f"specialist {specialist.name!r} cannot answer: {why}", retry_after_s=1.0)
+        scale = specialist.adapter.scale if specialist.adapter else 0.0
+        scales = tuple(scale if held == sha256 else 0.0 for held in seat.adapters)
+        seat.engine.in_flight += 1
+        try:
+            yield Lease(seat.engine, scales if specialist.engine == "llama_cpp" else None)
+        finally:
+            seat.engine.in_flight -= 1
+
+    def stop(self) -> None:
+        """End all engines."""
+        for seat in self._seats.values():
+            seat.engine.stop()
+        self._seats.clear()
+        self._files_thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _prepare(self, specialist: Specialist) -> _Files:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._files_thread, _fetch_and_check, self._store, specialist)
+
+    async def _seat(self, key: Key, group: list[_Files]) -> dict[str, str]:
+        spec, adapters = _specification(group, self._settings)
+        before = self._seats.get(key)
+        if before is not None and before.engine.spec == spec:
+            return {}
+        engine = EngineProcess(spec, self._settings)
+        self._tasks.create_task(engine.run(), name=engine.name)
+        problem = ""
+        try:
+            await engine.settled()
+        except BackendDownError as error:
+            problem = str(error)
+        except asyncio.CancelledError:
+            engine.stop()
+            raise
+        if problem and before is not None:
+            engine.stop()
+            # What the engine before it holds, it goes on serving.
+            return {f.specialist.name: problem for f in group if not _held(f.specialist, before.adapters)}
+        # An engine that does not start and replaces nothing stays: its supervisor goes on trying.
+        self._seats[key] = _Seat(engine, adapters)
+        if before is not None:
+            self._retire(before.engine)
+        return {}
+
+    def _retire(self, engine: EngineProcess) -> None:
+        self._tasks.create_task(self._drain(engine), name=f"drain {engine.name}")
+
+    async def _drain(self, engine: EngineProcess) -> None:
+        deadline = asyncio.get_running_loop().time() + self._drain_s
+        while engine.in_flight and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_DRAIN_POLL_S)
+        engine.stop()
+
+
+def _key(specialist: Specialist) -> Key:
+    return specialist.engine, specialist.base.sha256
+
+
+def _held(specialist: Specialist, adapters: tuple[str, ...]) -> bool:
+    return specialist.adapter is None or specialist.adapter.artifact.sha256 in adapters
+
+
+def _fetch_and_check(store: ArtifactStore, specialist: Specialist) -> _Files:
+    base = store.fetch(specialist.base)
+    check_base(base)
+    if specialist.adapter is None:
+        return _Files(specialist, base, None)
+    adapter = store.fetch(specialist.adapter.artifact)
+    check_adapter(adapter, base)
+    return _Files(specialist, base, adapter)
+
+
+def _specification(group: list[_Files], settings: EngineSettings) -> tuple[EngineSpec, tuple[str, ...]]:
+    adapters = {
+        files.specialist.adapter.artifact.sha256: files.adapter
+        for files in group
+        if files.specialist.adapter and files.adapter
+    }
+    order = tuple(sorted(adapters))
+    kind = group[0].specialist.engine
+    spec = EngineSpec(
+        kind=kind,
+        model=group[0].base,
+        adapters=tuple(adapters[sha256] for sha256 in order),
+        context_tokens=max(files.specialist.context_tokens for files in group),
+        slots=settings.slots if kind == "llama_cpp" else 1,
+        threads=settings.threads,
+    )
+    return spec, order

@@ -1,0 +1,306 @@
+"""One engine in one child process: start, health, restart with backoff, clean stop."""
+
+import asyncio
+import json
+import secrets
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import structlog
+
+from pointsman.errors import BackendDownError
+from pointsman.generation.admission import Admission
+from pointsman.generation.backend import Question, Stream
+from pointsman.generation.chat_client import ChatClient
+from pointsman.settings import Engine as EngineSettings
+from pointsman.settings import child_environment
+from pointsman.values.catalog import EngineState
+
+_log = structlog.get_logger()
+_CHILDREN = {
+    "llama_cpp": "pointsman.generation.llama_cpp_child",
+    "ctransformers": "pointsman.generation.ctransformers_child",
+}
+_HEALTHY_AFTER_S = 30.0
+"""An engine that lived this long restarts at once; one that did not waits longer each time."""
+_MISSED_CHECKS = 3
+_LINES_KEPT = 20
+_DEATH_NOTICE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What an engine is made of; equal specifications need no restart.
+
+    adapters: files, in the order in which requests scale them
+    context_tokens: of one slot
+    """
+
+    kind: str
+    model: Path
+    adapters: tuple[Path, ...]
+    context_tokens: int
+    slots: int
+    threads: int
+
+
+class EngineProcess:
+    """A supervised engine. `run` is its life, owned by whoever starts it."""
+
+    def __init__(self, spec: EngineSpec, settings: EngineSettings) -> None:
+        self.spec = spec
+        self.name = f"{spec.kind} engine {spec.model.name}"
+        self.admission = Admission(self.name, spec.slots, settings.queue_limit)
+        self.state = EngineState.STARTING
+        self.error = ""
+        self.restarts = 0
+        self.pid: int | None = None
+        self.url = ""
+        self.in_flight = 0
+        """Requests that hold a lease on this engine."""
+        self._settings = settings
+        self._key = secrets.token_hex(16)
+        self._client: ChatClient | None = None
+        self._process: Process | None = None
+        self._settled = asyncio.Event()  # the first start has succeeded or failed
+        self._ready = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._stderr: deque[str] = deque(maxlen=_LINES_KEPT)
+
+    async def run(self) -> None:
+        """Keep the engine alive until `stop`."""
+        backoff = self._settings.restart_backoff_s
+        loop = asyncio.get_running_loop()
+        while not self._stop.is_set():
+            begun = loop.time()
+            try:
+                await self._live_once()
+            except (OSError, ValueError) as error:  # no process to be had, or one that talks nonsense
+                self.error = f"{type(error).__name__}: {error}"
+            if self._stop.is_set():
+                break
+            if loop.time() - begun > _HEALTHY_AFTER_S:
+                backoff = self._settings.restart_backoff_s
+            self.restarts += 1
+            _log.warning("engine.ended", engine=self.name, error=self.error, restart_in_s=backoff)
+            await _wait(self._stop, backoff)
+            backoff = min(2 * backoff, self._settings.restart_backoff_max_s)
+
+    async def settled(self) -> None:
+        """Wait for the first start to end.
+
+        Raises:
+            BackendDownError: it failed; says why.
+
+        """
+        await self._settled.wait()
+        if self.state is not EngineState.READY:
+            raise BackendDownError(f"{self.name} does not start: {self.error}", permanent=True)
+
+    def stop(self) -> None:
+        """End the engine and its supervision; `run` returns when it is gone."""
+        self._stop.set()
+
+    async def stream(self, question: Question) -> Stream:
+        """Answer; waits for an engine that is restarting. See `Backend.stream`."""
+        said = False
+        while True:
+            client = await self._connected()
+            generation = self.restarts
+            try:
+                async with aclosing(client.stream(question)) as stream:
+                    async for item in stream:
+                        said = True
+                        yield item
+            except BackendDownError as error:
+                died = await self._died(generation)
+                if died and not said:  # it died before it was asked: ask the next one
+                    continue
+                if died:
+                    message = f"{self.name} ended within the answer; it is being restarted"
+                    raise BackendDownError(message, retry_after_s=1.0) from error
+                raise
+            return
+
+    async def _connected(self) -> ChatClient:
+        try:
+            async with asyncio.timeout(self._settings.start_timeout_s):
+                await self._ready.wait()
+        except TimeoutError:
+            raise BackendDownError(f"{self.name} is down: {self.error}", retry_after_s=5.0) from None
+        assert self._client is not None  # noqa: S101 - set before the event
+        return self._client
+
+    async def _died(self, generation: int) -> bool:
+        """Return whether the engine that was asked is gone; its connections break a moment before it is."""
+        if self._process is not None and self._process.returncode is None:
+            await asyncio.wait({asyncio.ensure_future(self._process.wait())}, timeout=_DEATH_NOTICE_S)
+        return self.restarts != generation or self._process is None or self._process.returncode is not None
+
+    async def _live_once(self) -> None:
+        self.state = EngineState.STARTING
+        process = await self._spawn()
+        self._process = process
+        self.pid = process.pid
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._drain(process), name=f"{self.name} stderr")
+                try:
+                    port = await self._handshake(process)
+                    if port is not None:
+                        await self._serve(process, port)
+                finally:
+                    await self._end(process)
+        finally:
+            self._ready.clear()
+            self.state = EngineState.DOWN
+            self._settled.set()
+            if self._client is not None:
+                await self._client.close()
+                self._client = None
+
+    async def _spawn(self) -> Process:
+        specification = {key: _plain(value) for key, value in asdict(self.spec).items()} | {
+            "api_key": self._key
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            _CHILDREN[self.spec.kind],
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=child_environment(),
+            start_new_session=True,  # Ctrl-C is for us: we drain first
+        )
+        assert process.stdin is not None  # noqa: S101 - piped
+        try:
+            process.stdin.write(json.dumps(specification).encode() + b"\n")
+            await process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it died at once; the handshake says so
+        return process
+
+    async def _handshake(self, process: Process) -> int | None:
+        assert process.stdout is not None  # noqa: S101 - piped
+        stopping = asyncio.ensure_future(self._stop.wait())
+        reading = asyncio.ensure_future(process.stdout.readline())
+        try:
+            await asyncio.wait(
+                {stopping, reading},
+                timeout=self._settings.start_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if self._stop.is_set():
+                return None
+            if not reading.done():
+                self.error = (
+                    f"not loaded within {self._settings.start_timeout_s:g} s (engine.start_timeout_s)"
+                )
+                return None
+            line = reading.result()
+        finally:
+            stopping.cancel()
+            reading.cancel()
+        if not line:
+            self.error = await self._epitaph(process)
+            return None
+        answer = json.loads(line)
+        if "error" in answer:
+            self.error = f"{answer['error']}{self._last_words()}"
+            return None
+        return int(answer["port"])
+
+    async def _serve(self, process: Process, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._client = ChatClient(
+            self.name,
+            f"{self.url}/v1",
+            self.spec.model.name,
+            self._key,
+            connect_s=5.0,
+            read_s=self._settings.idle_read_timeout_s,
+            retries=0,
+        )
+        self.state = EngineState.READY
+        self.error = ""
+        self._ready.set()
+        self._settled.set()
+        _log.info("engine.ready", engine=self.name, pid=process.pid, adapters=len(self.spec.adapters))
+        waiting = [
+            asyncio.ensure_future(process.wait()),
+            asyncio.ensure_future(self._stop.wait()),
+            asyncio.ensure_future(self._watch_health()),
+        ]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        if not self._stop.is_set():
+            self.error = (
+                "stopped answering health checks"
+                if process.returncode is None
+                else (await self._epitaph(process))
+            )
+
+    async def _watch_health(self) -> None:
+        """Return when the engine no longer answers."""
+        if not self._settings.health_interval_s:
+            await asyncio.Event().wait()
+        missed = 0
+        async with httpx2.AsyncClient(base_url=self.url, timeout=5.0, trust_env=False) as client:
+            while missed < _MISSED_CHECKS:
+                await asyncio.sleep(self._settings.health_interval_s)
+                try:
+                    missed = 0 if (await client.get("/health")).is_success else missed + 1
+                except httpx2.HTTPError:
+                    missed += 1
+
+    async def _end(self, process: Process) -> None:
+        """End the child: by the end of its stdin, and by force when that does not help."""
+        assert process.stdin is not None  # noqa: S101 - piped
+        process.stdin.close()
+        try:
+            async with asyncio.timeout(self._settings.stop_timeout_s):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def _drain(self, process: Process) -> None:
+        assert process.stderr is not None  # noqa: S101 - piped
+        while line := await process.stderr.readline():
+            text = line.decode(errors="replace").rstrip()
+            if text:
+                self._stderr.append(text)
+                _log.debug("engine.said", engine=self.name, line=text)
+
+    async def _epitaph(self, process: Process) -> str:
+        code = await process.wait()
+        await asyncio.sleep(0)  # let the last lines arrive
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        return f"{how}{self._last_words()}"
+
+    def _last_words(self) -> str:
+        return f"; it said: {self._stderr[-1]}" if self._stderr else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        pass

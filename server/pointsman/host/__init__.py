@@ -1,0 +1,1 @@
+"""The rooms composed into one process: load, serve, watch, drain."""

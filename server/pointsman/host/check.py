@@ -1,0 +1,92 @@
+"""Files to a verdict without serving: `pointsman check` and `pointsman models pull`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pointsman.artifacts.store import ArtifactStore, Progress
+from pointsman.catalog.store import FileStore
+from pointsman.embedding.load import load_encoder
+from pointsman.errors import ArtifactError
+from pointsman.generation.gguf_check import check_adapter, check_base
+from pointsman.settings import Settings
+from pointsman.values.catalog import CLOUD, Artifact, Catalog, Specialist
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found: problems fail it, notes do not."""
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    summary: str
+
+
+def check_catalog(settings: Settings, *, fetch: bool) -> Report:
+    """Check every file; model files too where they have been fetched, or with `fetch`."""
+    catalog = FileStore(settings.paths.intents, settings.paths.specialists).load()
+    store = ArtifactStore(settings.paths.models, settings.paths.specialists)
+    problems = [str(problem) for problem in catalog.problems]
+    notes = []
+    folders = (settings.paths.intents, settings.paths.specialists)
+    problems += [f"{folder}/: no such folder" for folder in folders if not folder.is_dir()]
+    unchecked = 0
+    for specialist in catalog.specialists:
+        if not fetch and not all(store.has(artifact) for artifact in _artifacts(specialist)):
+            unchecked += 1
+            continue
+        try:
+            _check_files(store, specialist)
+        except ArtifactError as error:
+            problems.append(f"specialists: {specialist.name}: {error}")
+    if unchecked:
+        notes.append(f"model files of {unchecked} specialists are not fetched and not checked; use --fetch")
+    general = settings.routing.general_specialist
+    if general and catalog.specialist(general) is None:
+        problems.append(f"routing.general_specialist: no specialist {general!r}")
+    if not settings.cloud.model:
+        users = [intent.name for intent in catalog.intents if intent.target == CLOUD]
+        if users:
+            notes.append(f"no cloud is configured; intents that target it: {', '.join(users)}")
+    notes += [
+        f"intent {intent.name!r} has {len(intent.exemplars)} exemplars; five or more are advised"
+        for intent in catalog.intents
+        if len(intent.exemplars) < 5
+    ]
+    return Report(tuple(problems), tuple(notes), _summary(catalog, len(problems)))
+
+
+def pull_models(settings: Settings, progress: Progress) -> Iterator[str]:
+    """Fetch the encoder and all model files; yields a line each.
+
+    Raises:
+        ArtifactError: one cannot be had or is not the promised one.
+
+    """
+    store = ArtifactStore(settings.paths.models, settings.paths.specialists, progress)
+    encoder = load_encoder(settings.encoder, store)
+    yield f"encoder {settings.encoder.model}: {encoder.dimensions} dimensions, hash {encoder.hash[:12]}"
+    catalog = FileStore(settings.paths.intents, settings.paths.specialists).load()
+    artifacts = {a.sha256: a for s in catalog.specialists for a in _artifacts(s)}
+    for artifact in artifacts.values():
+        path = store.fetch(artifact)
+        yield f"{artifact.uri}: {path.stat().st_size >> 20} MiB, sha256 {artifact.sha256[:12]} verified"
+
+
+def _artifacts(specialist: Specialist) -> list[Artifact]:
+    return [specialist.base, *([specialist.adapter.artifact] if specialist.adapter else [])]
+
+
+def _check_files(store: ArtifactStore, specialist: Specialist) -> None:
+    base = store.fetch(specialist.base)
+    check_base(base)
+    if specialist.adapter:
+        check_adapter(store.fetch(specialist.adapter.artifact), base)
+
+
+def _summary(catalog: Catalog, problems: int) -> str:
+    exemplars = sum(len(intent.exemplars) for intent in catalog.intents)
+    verdict = "no problems" if not problems else f"{problems} problem{'s' if problems > 1 else ''}"
+    return (
+        f"{len(catalog.intents)} intents with {exemplars} exemplars, "
+        f"{len(catalog.specialists)} specialists: {verdict}"
+    )

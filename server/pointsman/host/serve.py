@@ -1,0 +1,137 @@
+"""One process that serves: the order of starting, and of ending."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import structlog
+from threadpoolctl import threadpool_limits
+
+from pointsman.artifacts.store import ArtifactStore, Progress
+from pointsman.catalog.store import FileStore
+from pointsman.embedding.cache import EmbeddingCache
+from pointsman.embedding.load import load_encoder
+from pointsman.generation.cloud import Cloud
+from pointsman.generation.engine_pool import EnginePool
+from pointsman.generation.generator import Generator
+from pointsman.host.catalog_manager import CatalogManager, SnapshotBuilder
+from pointsman.ledger.metrics import Metrics
+from pointsman.ledger.recorder import Recorder
+from pointsman.router.router import Router
+from pointsman.router.worker import EncoderWorker
+from pointsman.service.server import GrpcServer, ensure_free
+from pointsman.settings import Settings
+from pointsman.values.catalog import Catalog
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """Everything but the wire: what the service, or a command without a server, talks to."""
+
+    answers: Recorder
+    catalogs: CatalogManager
+    engines: EnginePool
+    metrics: Metrics
+
+
+@asynccontextmanager
+async def open_core(
+    settings: Settings, progress: Progress | None = None, *, engines: bool = True
+) -> AsyncGenerator[Core, None]:
+    """Load encoder, catalog and engines; end them on the way out.
+
+    `engines=False` starts no engine: enough to route.
+
+    Raises:
+        ConfigError: settings that cannot be used.
+        ArtifactError: the encoder cannot be fetched.
+
+    """
+    store = ArtifactStore(settings.paths.models, settings.paths.specialists, progress)
+    # BLAS threads that wait for each other take the cores of encoder and engines.
+    with threadpool_limits(limits=settings.encoder.threads, user_api="blas"):
+        encoder = await asyncio.to_thread(load_encoder, settings.encoder, store)
+        worker = EncoderWorker(encoder, settings.encoder.queue_limit)
+        builder = SnapshotBuilder(settings, EmbeddingCache(encoder, settings.paths.cache), encoder.hash)
+        cloud = Cloud(settings.cloud) if settings.cloud.model else None
+        metrics = Metrics()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                pool = EnginePool(settings.engine, store, tasks, settings.server.grace_s)
+                try:
+                    router = Router(worker, await builder.build(Catalog()))
+                    files = FileStore(settings.paths.intents, settings.paths.specialists)
+                    manager = CatalogManager(files, builder, router, pool, metrics, run_engines=engines)
+                    await manager.reload()
+                    metrics.watch(lambda: pool.engines, lambda: worker.waiting)
+                    generator = Generator(router, pool, cloud)
+                    recorder = Recorder(router, generator, metrics, log_prompts=settings.log.prompts)
+                    yield Core(recorder, manager, pool, metrics)
+                finally:
+                    pool.stop()
+        finally:
+            if cloud is not None:
+                await cloud.client.close()
+            builder.close()
+            worker.close()
+
+
+async def serve(
+    settings: Settings, progress: Progress | None = None, ready: Callable[[int], None] | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once.
+
+    `ready` is called with the port once requests are answered.
+
+    Raises:
+        ConfigError: an address is taken, or settings cannot be used.
+        ArtifactError: the encoder cannot be fetched.
+
+    """
+    begun = time.perf_counter()
+    ensure_free(settings.server.address, "server.address")
+    if settings.server.metrics_address:
+        ensure_free(settings.server.metrics_address, "server.metrics_address")
+    stop = asyncio.Event()
+    for folder in (settings.paths.intents, settings.paths.specialists):
+        with suppress(OSError):  # a read-only disk: then there is nothing to watch
+            folder.mkdir(parents=True, exist_ok=True)
+    async with open_core(settings, progress) as core:
+        close_metrics = (
+            core.metrics.serve(settings.server.metrics_address) if settings.server.metrics_address else None
+        )
+        try:
+            server = GrpcServer(settings.server, core.answers, core.catalogs, core.metrics.called)
+            _on_signals(stop)
+            await server.start()
+            _log.info("server.ready", port=server.port, took_s=round(time.perf_counter() - begun, 2))
+            if ready is not None:
+                ready(server.port)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(core.catalogs.watch(stop), name="watch")
+                await stop.wait()
+                _log.info("server.draining", grace_s=settings.server.grace_s)
+                cut = await server.drain(settings.server.grace_s)
+            _log.info("server.stopped", streams_cut=cut)
+        finally:
+            if close_metrics is not None:
+                await asyncio.to_thread(close_metrics)
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def handle(number: signal.Signals) -> None:
+        if stop.is_set():
+            _log.warning("server.forced", signal=number.name)
+            loop.remove_signal_handler(number)
+            signal.raise_signal(number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle, number)

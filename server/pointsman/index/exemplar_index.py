@@ -1,0 +1,88 @@
+"""The FAISS index of exemplars, and the class score over it."""
+
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.embedding.encoder import Rows
+from pointsman.index.transform import Transform, fit_transform
+
+HITS = 50
+"""Nearest exemplars that take part in a score."""
+
+faiss.omp_set_num_threads(1)  # a search takes tens of microseconds; its threads would take the engine's cores
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of m queries against C classes."""
+
+    scores: Rows  # (m, C)
+    hits: NDArray[np.int64]  # (m, h), row numbers of exemplars, best first
+
+
+@dataclass(frozen=True, slots=True)
+class _Rivals:
+    """A class with negatives: its exemplars (n_c, k + d) against them (m_c, k + d)."""
+
+    label: int
+    exemplars: Rows
+    negatives: Rows
+
+
+class ExemplarIndex:
+    """Exemplars (n, d) with labels (n,), searchable; immutable once built, so threads may share it."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        labels: NDArray[np.int64],
+        classes: int,
+        negatives: Rows | None = None,
+        negative_labels: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Fit the transform and build the index; each class needs a row. Negatives: (k, d) and (k,)."""
+        self.rows = rows
+        self.labels = labels
+        self.classes = classes
+        self.transform: Transform = fit_transform(rows, labels, classes)
+        vectors = self.transform.apply(rows)
+        self._index = faiss.IndexFlatIP(vectors.shape[1])
+        self._index.add(vectors)
+        centroids = np.zeros((classes, vectors.shape[1]), np.float32)
+        np.add.at(centroids, labels, vectors)
+        self._centroids = centroids / np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
+        self._rivals = [
+            _Rivals(
+                int(label),
+                vectors[labels == label],
+                self.transform.apply(negatives[negative_labels == label]),
+            )
+            for label in (np.unique(negative_labels) if negative_labels is not None else ())
+            if negatives is not None
+        ]
+
+    def score(self, queries: Rows) -> Scores:
+        """Score unit rows (m, d) against every class.
+
+        S_c = ½ · (best of the top-50 hits in c) + ½ · (similarity to the normalised mean of c); a class
+        without a hit gets ½ · (its mean's similarity − 1). A class one of whose negatives is nearer than its
+        nearest exemplar is out of the question: its score is −1.
+        """
+        vectors = self.transform.apply(queries)
+        similarities, hits = self._index.search(vectors, min(HITS, len(self.labels)))  # (m, h) each
+        best = np.full((len(queries), self.classes), -1.0, np.float32)
+        owners = self.labels[hits]  # (m, h)
+        # Hits come best first, so writing them in reverse leaves each class its best.
+        best[np.arange(len(queries))[:, None], owners[:, ::-1]] = similarities[:, ::-1]
+        scores = np.float32(0.5) * (best + vectors @ self._centroids.T)
+        for rivals in self._rivals:
+            outdone = (vectors @ rivals.negatives.T).max(axis=1) > (vectors @ rivals.exemplars.T).max(axis=1)
+            scores[outdone, rivals.label] = -1.0
+        return Scores(scores, hits)
+
+    def similarities(self, query: Rows, exemplars: NDArray[np.int64]) -> Rows:
+        """Return cosines of one query (d,) to exemplars given by row number (k,)."""
+        return np.asarray(self.rows[exemplars] @ query, dtype=np.float32)

@@ -1,0 +1,54 @@
+"""Embeddings to the space in which classes stand apart: regularised LDA beside the embedding itself.
+
+Source: linear discriminant analysis with the within-class scatter shrunk half-way to a sphere
+(Ledoit and Wolf, 'A well-conditioned estimator for large-dimensional covariance matrices', 2004, with a
+fixed weight), concatenated with the untransformed embedding. Measured in benchmarks/quality.md.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.embedding.encoder import Rows
+
+_SHRINKAGE = 0.5
+_HALF = np.float32(np.sqrt(0.5))
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """x to v = [√½ norm(Pᵀ(x − m̄)) ; √½ x]; with fewer than two classes P is empty and v = x."""
+
+    projection: Rows  # (d, k), k = min(C - 1, d)
+    mean: Rows  # (d,)
+
+    def apply(self, x: Rows) -> Rows:
+        """Return unit rows (n, k + d) for unit rows (n, d)."""
+        if self.projection.shape[1] == 0:
+            return x
+        z = (x - self.mean) @ self.projection
+        z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.float32(1e-12))
+        return np.hstack([_HALF * z, _HALF * x]).astype(np.float32)
+
+
+def fit_transform(x: Rows, labels: NDArray[np.int64], classes: int) -> Transform:
+    """Fit the projection on unit rows (n, d) with labels (n,) in [0, classes); each class has a row."""
+    d = x.shape[1]
+    k = min(classes - 1, d)
+    rows = x.astype(np.float64)
+    means = np.zeros((classes, d))
+    np.add.at(means, labels, rows)
+    means /= np.bincount(labels, minlength=classes)[:, None]
+    centre = means.mean(axis=0)
+    if k <= 0:
+        return Transform(np.zeros((d, 0), np.float32), centre.astype(np.float32))
+    residuals = rows - means[labels]
+    scatter = residuals.T @ residuals / max(1, len(x) - classes)
+    sphere = np.trace(scatter) / d
+    # One exemplar a class leaves no scatter at all; then every direction counts alike.
+    covariance = (1 - _SHRINKAGE) * scatter + _SHRINKAGE * (sphere or 1.0) * np.eye(d)
+    values, vectors = np.linalg.eigh(covariance)
+    whiten = (vectors / np.sqrt(values)) @ vectors.T
+    _, _, v = np.linalg.svd((means - centre) @ whiten, full_matrices=False)
+    return Transform((whiten @ v[:k].T).astype(np.float32), centre.astype(np.float32))

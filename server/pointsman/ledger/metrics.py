@@ -1,0 +1,145 @@
+"""Prometheus metrics, on a port of their own."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pointsman.errors import ConfigError
+from pointsman.generation.engine_process import EngineProcess
+from pointsman.values.catalog import Catalog, EngineState
+from pointsman.values.decision import Decision, RouteTimings
+from pointsman.values.events import Done
+
+_ROUTE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
+_ANSWER_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
+
+
+class Metrics:
+    """All metrics of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels: dict[str, Any] = {"registry": self.registry, "namespace": "pointsman"}
+        self._calls = Counter("rpc", "Calls by method and status code.", ["method", "code"], **labels)
+        self._decisions = Counter(
+            "decisions", "Decisions by where they sent a prompt.", ["tier", "specialist", "reason"], **labels
+        )
+        self._route = Histogram(
+            "route_seconds", "Time to decide.", ["stage"], buckets=_ROUTE_BUCKETS_S, **labels
+        )
+        self._ttft = Histogram(
+            "ttft_seconds",
+            "Time to the first token.",
+            ["tier", "specialist"],
+            buckets=_ANSWER_BUCKETS_S,
+            **labels,
+        )
+        self._answer = Histogram(
+            "answer_seconds",
+            "Time to the last token.",
+            ["tier", "specialist"],
+            buckets=_ANSWER_BUCKETS_S,
+            **labels,
+        )
+        self._tokens = Counter(
+            "tokens",
+            "Tokens by direction: prompt, cached (part of prompt), completion.",
+            ["tier", "specialist", "direction"],
+            **labels,
+        )
+        self._cost = Counter("cost", "What the cloud charged.", ["currency"], **labels)
+        self._escalations = Counter(
+            "escalations", "Answers that moved to another model.", ["reason"], **labels
+        )
+        self._exemplars = Gauge("catalog_exemplars", "Exemplars that serve.", **labels)
+        self._intents = Gauge("catalog_intents", "Intents that serve.", **labels)
+        self._problems = Gauge("catalog_problems", "Problems of refused files.", **labels)
+        self._reloads = Counter("catalog_reloads", "Catalogs taken into use.", **labels)
+        self._encoder_waiting = Gauge(
+            "encoder_waiting", "Prompts in the encoder's queue or at work.", **labels
+        )
+
+    def serve(self, address: str) -> Callable[[], None]:
+        """Serve /metrics; returns what ends it.
+
+        Raises:
+            ConfigError: the address is taken.
+
+        """
+        host, _, port = address.rpartition(":")
+        try:
+            server, thread = start_http_server(int(port), host.strip("[]"), registry=self.registry)
+        except OSError as error:
+            raise ConfigError(
+                f"server.metrics_address: cannot listen on {address}: {error.strerror}"
+            ) from None
+
+        def close() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return close
+
+    def called(self, method: str, code: str) -> None:
+        """Count a call."""
+        self._calls.labels(method.rsplit("/", 1)[-1], code).inc()
+
+    def escalated(self, decision: Decision) -> None:
+        """Count a decision that took over from another."""
+        self._escalations.labels(decision.reason).inc()
+
+    def decided(self, decision: Decision, timings: RouteTimings) -> None:
+        """Count a decision."""
+        self._decisions.labels(decision.tier, decision.specialist or "", decision.reason).inc()
+        for stage in ("queue", "embed", "search", "total"):
+            self._route.labels(stage).observe(getattr(timings, f"{stage}_ms") / 1e3)
+
+    def answered(self, decision: Decision, done: Done) -> None:
+        """Count an answer that ended well."""
+        who = (str(decision.tier), decision.specialist or "")
+        if done.timings.ttft_ms:
+            self._ttft.labels(*who).observe(done.timings.ttft_ms / 1e3)
+        self._answer.labels(*who).observe(done.timings.total_ms / 1e3)
+        self._tokens.labels(*who, "prompt").inc(done.usage.prompt_tokens)
+        self._tokens.labels(*who, "cached").inc(done.usage.cached_tokens)
+        self._tokens.labels(*who, "completion").inc(done.usage.completion_tokens)
+        if done.cost is not None:
+            self._cost.labels(done.cost.currency).inc(done.cost.amount)
+
+    def loaded(self, catalog: Catalog) -> None:
+        """Note a catalog that was taken into use."""
+        self._exemplars.set(sum(len(intent.exemplars) for intent in catalog.intents))
+        self._intents.set(len(catalog.intents))
+        self._problems.set(len(catalog.problems))
+        self._reloads.inc()
+
+    def watch(self, engines: Callable[[], list[EngineProcess]], encoder_waiting: Callable[[], int]) -> None:
+        """Read engines and encoder whenever the metrics are asked for."""
+        self._encoder_waiting.set_function(encoder_waiting)
+        self.registry.register(_EngineCollector(engines))
+
+
+class _EngineCollector(Collector):
+    """Gauges of the engines that run now; an engine that is gone leaves no stale series."""
+
+    _READINGS: tuple[tuple[str, str, Callable[[EngineProcess], float]], ...] = (
+        ("up", "1 while the engine is ready.", lambda e: float(e.state is EngineState.READY)),
+        ("restarts", "Restarts since the engine was registered.", lambda e: e.restarts),
+        ("busy_slots", "Answers being made.", lambda e: e.admission.held),
+        ("waiting", "Answers waiting for a slot.", lambda e: e.admission.waiting),
+    )
+
+    def __init__(self, engines: Callable[[], list[EngineProcess]]) -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield one family a reading."""
+        for name, description, read in self._READINGS:
+            family = GaugeMetricFamily(f"pointsman_engine_{name}", description, labels=["engine"])
+            for engine in self._engines():
+                family.add_metric([engine.name], read(engine))
+            yield family

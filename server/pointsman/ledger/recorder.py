@@ -1,0 +1,116 @@
+"""Router and generator as the service sees them, with every request noted on its way out."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import structlog
+
+from pointsman.errors import PointsmanError
+from pointsman.generation.generator import Generator
+from pointsman.ledger.metrics import Metrics
+from pointsman.router.router import Router
+from pointsman.values.decision import Decision, Routed, RouteTimings
+from pointsman.values.events import Done, Escalation, Event
+from pointsman.values.request import Request
+
+_log = structlog.get_logger()
+
+
+class Recorder:
+    """Answers requests, and notes each: metrics, and one log line. Prompt text only when switched on."""
+
+    def __init__(self, router: Router, generator: Generator, metrics: Metrics, *, log_prompts: bool) -> None:
+        self._router = router
+        self._generator = generator
+        self._metrics = metrics
+        self._log_prompts = log_prompts
+
+    async def route(self, request: Request) -> Routed:
+        """Decide; see `Router.route`."""
+        try:
+            routed = (await self._router.route(request)).routed
+        except PointsmanError as error:
+            _log.warning("route.failed", **self._subject(request), error=str(error))
+            raise
+        self._metrics.decided(routed.decision, routed.timings)
+        _log.info(
+            "route.decided", **self._subject(request), **_fields(routed.decision), **_times(routed.timings)
+        )
+        return routed
+
+    async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
+        """Decide and answer; see `Generator.generate`."""
+        subject = self._subject(request)
+        decision: Decision | None = None
+        pieces = 0
+        outcome = "cancelled"  # unless the answer ends in another way
+        try:
+            async with aclosing(self._generator.generate(request)) as events:
+                async for event in events:
+                    match event:
+                        case Routed():
+                            decision = event.decision
+                            self._metrics.decided(decision, event.timings)
+                        case Escalation():
+                            decision = event.decision
+                            self._metrics.escalated(decision)
+                        case Done():
+                            outcome = "ok"
+                            self._note_done(subject, decision, event)
+                        case _:
+                            pieces += 1
+                    yield event
+        except PointsmanError as error:
+            outcome = "failed"
+            decided = _fields(decision) if decision else {}
+            _log.warning("generate.failed", **subject, **decided, pieces=pieces, error=str(error))
+            raise
+        finally:
+            if outcome == "cancelled":
+                decided = _fields(decision) if decision else {}
+                _log.info("generate.cancelled", **subject, **decided, pieces=pieces)
+
+    def _note_done(self, subject: dict[str, object], decision: Decision | None, done: Done) -> None:
+        assert decision is not None  # noqa: S101 - the decision comes first
+        self._metrics.answered(decision, done)
+        _log.info(
+            "generate.done",
+            **subject,
+            **_fields(decision),
+            **_times(done.timings.route),
+            slot_wait_ms=round(done.timings.queue_ms, 2),
+            ttft_ms=round(done.timings.ttft_ms, 2),
+            answer_ms=round(done.timings.total_ms, 2),
+            prompt_tokens=done.usage.prompt_tokens,
+            cached_tokens=done.usage.cached_tokens,
+            completion_tokens=done.usage.completion_tokens,
+            finish=str(done.finish_reason),
+            cost=done.cost.amount if done.cost else None,
+        )
+
+    def _subject(self, request: Request) -> dict[str, object]:
+        subject: dict[str, object] = {"request_id": request.request_id}
+        if self._log_prompts:
+            subject["prompt"] = request.prompt
+        return subject
+
+
+def _fields(decision: Decision) -> dict[str, object]:
+    return {
+        "tier": str(decision.tier),
+        "specialist": decision.specialist,
+        "intent": decision.evidence.intent,
+        "reason": str(decision.reason),
+        "similarity": round(decision.evidence.similarity, 4),
+        "score": round(decision.evidence.score, 4),
+        "catalog": decision.catalog_version,
+    }
+
+
+def _times(timings: RouteTimings) -> dict[str, object]:
+    return {
+        "queue_ms": round(timings.queue_ms, 2),
+        "embed_ms": round(timings.embed_ms, 2),
+        "search_ms": round(timings.search_ms, 2),
+        "route_ms": round(timings.total_ms, 2),
+    }

@@ -1,0 +1,1 @@
+"""Protobuf to values and back. The only room that knows the wire; answers come through `ports`."""

@@ -1,0 +1,178 @@
+"""Messages of a request to values, and decisions and events to messages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pointsman.errors import InvalidRequestError
+from pointsman.v1 import router_pb2 as pb
+from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
+from pointsman.values.events import Done, Escalation, Event, FinishReason, Token
+from pointsman.values.request import Constraints, Message, Request, Role, Sampling, Tier
+
+_ROLES = {pb.ROLE_SYSTEM: Role.SYSTEM, pb.ROLE_USER: Role.USER, pb.ROLE_ASSISTANT: Role.ASSISTANT}
+_TIERS = {pb.TIER_UNSPECIFIED: None, pb.TIER_LOCAL: Tier.LOCAL, pb.TIER_CLOUD: Tier.CLOUD}
+TIERS = {Tier.LOCAL: pb.TIER_LOCAL, Tier.CLOUD: pb.TIER_CLOUD}
+# By name: a test holds that every value has its number.
+REASONS = {reason: f"DECISION_REASON_{reason.name}" for reason in Reason}
+FINISHES = {reason: f"FINISH_REASON_{reason.name}" for reason in FinishReason}
+_MAX_TEMPERATURE = 2.0
+_MAX_STOPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one request."""
+
+    prompt_bytes: int
+    messages: int
+
+
+def request_of(message: pb.RouteRequest | pb.GenerateRequest, limits: Limits, request_id: str) -> Request:
+    """Check a request and return it as a value.
+
+    Raises:
+        InvalidRequestError: names the field, the value and the limit.
+
+    """
+    return Request(
+        messages=_messages(message.messages, limits),
+        constraints=_constraints(message.constraints),
+        sampling=_sampling(message.sampling) if isinstance(message, pb.GenerateRequest) else Sampling(),
+        request_id=request_id,
+    )
+
+
+def _messages(messages: Sequence[pb.Message], limits: Limits) -> tuple[Message, ...]:
+    if not messages:
+        raise InvalidRequestError("messages", "a request needs at least one message")
+    if len(messages) > limits.messages:
+        text = f"{len(messages)} messages; the limit is {limits.messages} (server.max_messages)"
+        raise InvalidRequestError("messages", text)
+    size = sum(len(m.content.encode()) for m in messages)
+    if size > limits.prompt_bytes:
+        text = (
+            f"the conversation is {size} bytes; the limit is {limits.prompt_bytes} (server.max_prompt_bytes)"
+        )
+        raise InvalidRequestError("messages", text)
+    for i, m in enumerate(messages):
+        if m.role not in _ROLES:
+            text = f"role {m.role} of message {i} is none of system (1), user (2), assistant (3)"
+            raise InvalidRequestError(f"messages[{i}].role", text)
+    last = len(messages) - 1
+    if messages[last].role != pb.ROLE_USER:
+        raise InvalidRequestError(f"messages[{last}].role", "the last message must be the user's")
+    if not messages[last].content.strip():
+        raise InvalidRequestError(f"messages[{last}].content", "the prompt is empty")
+    return tuple(Message(_ROLES[m.role], m.content) for m in messages)
+
+
+def _constraints(constraints: pb.Constraints) -> Constraints:
+    if constraints.tier not in _TIERS:
+        raise InvalidRequestError("constraints.tier", f"unknown tier {constraints.tier}")
+    return Constraints(
+        specialist=constraints.specialist or None,
+        tier=_TIERS[constraints.tier],
+        task_type=constraints.task_type or None,
+        local_only=constraints.local_only,
+    )
+
+
+def _sampling(sampling: pb.Sampling) -> Sampling:
+    def given(field: str) -> float | int | None:
+        return getattr(sampling, field) if sampling.HasField(field) else None
+
+    temperature, top_p, max_tokens = given("temperature"), given("top_p"), given("max_tokens")
+    if temperature is not None and not 0 <= temperature <= _MAX_TEMPERATURE:
+        raise InvalidRequestError("sampling.temperature", f"{temperature} is not within 0 and 2")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise InvalidRequestError("sampling.top_p", f"{top_p} is not within 0 and 1")
+    if max_tokens == 0:
+        raise InvalidRequestError("sampling.max_tokens", "0 tokens are no answer")
+    if len(sampling.stop) > _MAX_STOPS or not all(sampling.stop):
+        raise InvalidRequestError("sampling.stop", f"at most {_MAX_STOPS} stop strings, none of them empty")
+    seed = given("seed")
+    return Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        max_tokens=None if max_tokens is None else int(max_tokens),
+        seed=None if seed is None else int(seed),
+        stop=tuple(sampling.stop),
+        logprobs=sampling.logprobs,
+    )
+
+
+def decision_message(decision: Decision) -> pb.Decision:
+    """Return a decision as a message."""
+    evidence = decision.evidence
+    return pb.Decision(
+        tier=TIERS[decision.tier],
+        specialist=decision.specialist or "",
+        intent=evidence.intent or "",
+        similarity=evidence.similarity,
+        confidence=evidence.confidence,
+        reason=REASONS[decision.reason],
+        explanation=decision.explanation,
+        neighbors=[
+            pb.Neighbor(exemplar_id=n.exemplar_id, intent=n.intent, similarity=n.similarity, text=n.text)
+            for n in evidence.neighbors
+        ],
+        catalog_version=decision.catalog_version,
+        score=evidence.score,
+        threshold=evidence.threshold,
+        scores=[pb.IntentScore(intent=s.intent, score=s.score) for s in evidence.scores],
+        model=decision.model,
+    )
+
+
+def route_message(routed: Routed) -> pb.RouteResponse:
+    """Return a routed request as a message."""
+    return pb.RouteResponse(
+        decision=decision_message(routed.decision), timings=timings_message(routed.timings)
+    )
+
+
+def timings_message(timings: RouteTimings) -> pb.RouteTimings:
+    """Return timings as a message."""
+    return pb.RouteTimings(
+        queue_ms=timings.queue_ms,
+        embed_ms=timings.embed_ms,
+        search_ms=timings.search_ms,
+        total_ms=timings.total_ms,
+    )
+
+
+def event_message(event: Event) -> pb.GenerateResponse:
+    """Return one event of an answer as a message."""
+    match event:
+        case Token():
+            return pb.GenerateResponse(token=pb.Token(text=event.text, logprob=event.logprob))
+        case Routed():
+            return pb.GenerateResponse(decision=decision_message(event.decision))
+        case Escalation():
+            return pb.GenerateResponse(
+                escalation=pb.Escalation(
+                    decision=decision_message(event.decision),
+                    retract_from=event.retract_from,
+                    explanation=event.explanation,
+                )
+            )
+        case Done():
+            return pb.GenerateResponse(done=_done_message(event))
+
+
+def _done_message(done: Done) -> pb.Done:
+    return pb.Done(
+        finish_reason=FINISHES[done.finish_reason],
+        usage=pb.Usage(
+            prompt_tokens=done.usage.prompt_tokens,
+            completion_tokens=done.usage.completion_tokens,
+            cached_tokens=done.usage.cached_tokens,
+        ),
+        timings=pb.GenerateTimings(
+            route=timings_message(done.timings.route),
+            queue_ms=done.timings.queue_ms,
+            ttft_ms=done.timings.ttft_ms,
+            total_ms=done.timings.total_ms,
+        ),
+        cost=None if done.cost is None else pb.Cost(currency=done.cost.currency, amount=done.cost.amount),
+    )

@@ -1,0 +1,134 @@
+"""Intents, specialists and problems: messages to values, and back."""
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from pointsman.v1 import catalog_pb2 as pb
+from pointsman.values.catalog import (
+    Adapter,
+    Artifact,
+    Catalog,
+    EngineState,
+    FewShot,
+    Intent,
+    Problem,
+    Specialist,
+    SpecialistStatus,
+)
+
+ENGINE_STATES = {state: f"ENGINE_STATE_{state.name}" for state in EngineState}
+
+
+def intent_of(message: pb.Intent) -> Intent:
+    """Return an intent; the store checks it."""
+    return Intent(
+        name=message.name,
+        target=message.target,
+        exemplars=tuple(message.exemplars),
+        description=message.description,
+        negatives=tuple(message.negatives),
+        # A float32 of the wire, as a person would write it.
+        threshold=round(message.threshold, 6) if message.HasField("threshold") else None,
+    )
+
+
+def intent_message(intent: Intent) -> pb.Intent:
+    """Return an intent as a message."""
+    return pb.Intent(
+        name=intent.name,
+        description=intent.description,
+        target=intent.target,
+        exemplars=intent.exemplars,
+        negatives=intent.negatives,
+        threshold=intent.threshold,
+    )
+
+
+def specialist_of(message: pb.Specialist) -> Specialist:
+    """Return a specialist, unset fields at their defaults; the store checks it."""
+    defaults = Specialist("", Artifact("", ""))
+    sampling = message.sampling
+    adapter = None
+    if message.HasField("adapter"):
+        artifact = message.adapter.artifact
+        scale = round(message.adapter.scale, 6) if message.adapter.HasField("scale") else 1.0
+        adapter = Adapter(Artifact(artifact.uri, artifact.sha256), scale)
+    return Specialist(
+        name=message.name,
+        base=Artifact(message.base.uri, message.base.sha256),
+        description=message.description,
+        adapter=adapter,
+        system_prompt=message.system_prompt,
+        few_shot=tuple(FewShot(shot.user, shot.assistant) for shot in message.few_shot),
+        context_tokens=message.context_tokens
+        if message.HasField("context_tokens")
+        else defaults.context_tokens,
+        max_output_tokens=(
+            message.max_output_tokens if message.HasField("max_output_tokens") else defaults.max_output_tokens
+        ),
+        temperature=round(sampling.temperature, 6)
+        if sampling.HasField("temperature")
+        else defaults.temperature,
+        top_p=round(sampling.top_p, 6) if sampling.HasField("top_p") else defaults.top_p,
+        stop=tuple(message.stop),
+        engine=message.engine or defaults.engine,
+        task_types=tuple(message.task_types),
+    )
+
+
+def specialist_message(specialist: Specialist) -> pb.Specialist:
+    """Return a specialist as a message."""
+    adapter = specialist.adapter
+    return pb.Specialist(
+        name=specialist.name,
+        description=specialist.description,
+        base=_artifact_message(specialist.base),
+        adapter=None
+        if adapter is None
+        else pb.Adapter(artifact=_artifact_message(adapter.artifact), scale=adapter.scale),
+        system_prompt=specialist.system_prompt,
+        few_shot=[pb.FewShotExample(user=s.user, assistant=s.assistant) for s in specialist.few_shot],
+        context_tokens=specialist.context_tokens,
+        max_output_tokens=specialist.max_output_tokens,
+        sampling=pb.SamplingDefaults(temperature=specialist.temperature, top_p=specialist.top_p),
+        stop=specialist.stop,
+        engine=specialist.engine,
+        task_types=specialist.task_types,
+    )
+
+
+def status_message(status: SpecialistStatus, catalog: Catalog) -> pb.SpecialistStatus:
+    """Return the state of a specialist as a message."""
+    return pb.SpecialistStatus(
+        specialist=specialist_message(status.specialist),
+        engine_state=ENGINE_STATES[status.state],
+        intents=[i.name for i in catalog.intents if i.target == status.specialist.name],
+        error=status.error,
+    )
+
+
+def health_message(catalog: Catalog, version: str) -> pb.CatalogHealth:
+    """Return the health of a catalog as a message."""
+    loaded_at = Timestamp()
+    loaded_at.FromDatetime(catalog.loaded_at)
+    return pb.CatalogHealth(
+        version=version,
+        loaded_at=loaded_at,
+        problems=[_problem_message(problem) for problem in catalog.problems],
+        intents=len(catalog.intents),
+        exemplars=sum(len(intent.exemplars) for intent in catalog.intents),
+        specialists=len(catalog.specialists),
+    )
+
+
+def _problem_message(problem: Problem) -> pb.Problem:
+    return pb.Problem(
+        file=problem.file,
+        line=problem.line,
+        field=problem.field,
+        value=problem.value,
+        message=problem.message,
+    )
+
+
+def _artifact_message(artifact: Artifact) -> pb.Artifact:
+    return pb.Artifact(uri=artifact.uri, sha256=artifact.sha256)

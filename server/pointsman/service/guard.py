@@ -1,0 +1,138 @@
+"""What surrounds every handler: request id, undecodable bytes, draining, and the one translator of errors."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from pointsman.errors import BackendDownError, InvalidRequestError, PointsmanError, unwrap
+from pointsman.service.errors import code_of, status_of
+
+_log = structlog.get_logger()
+_OURS = "/pointsman."
+_REQUEST_ID = "x-request-id"
+_ACCEPTABLE_ID = re.compile(r"^[\w.:/=+-]{1,128}$")
+
+Observe = Callable[[str, str], None]
+"""Called with the method and the status code's name at the end of every call."""
+
+
+class _Undecodable:
+    """Stands in for a request whose bytes are no message."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships without types
+    """Wraps the handlers of our own services; health and reflection pass through."""
+
+    def __init__(self, observe: Observe) -> None:
+        self._observe = observe
+        self.in_flight = 0
+        self.draining = False
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> Any:
+        """Return the wrapped handler."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(_OURS):
+            return handler
+        decode = _forgiving(handler.request_deserializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(method, handler.unary_stream), decode, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, handler.unary_unary), decode, handler.response_serializer
+        )
+
+    def _unary(self, method: str, behaviour: Any) -> Any:
+        async def handle(request: Any, context: Any) -> Any:
+            self._enter(context)
+            try:
+                self._admit(request)
+                response = await behaviour(request, context)
+            except asyncio.CancelledError:  # the caller left, or the deadline passed
+                self._observe(method, "CANCELLED")
+                raise
+            except Exception as error:  # noqa: BLE001 - the one translator
+                await self._fail(method, context, error)
+            else:
+                self._observe(method, "OK")
+                return response
+            finally:
+                self.in_flight -= 1
+
+        return handle
+
+    def _streaming(self, method: str, behaviour: Any) -> Any:
+        async def handle(request: Any, context: Any) -> None:
+            self._enter(context)
+            try:
+                self._admit(request)
+                events: AsyncGenerator[Any, None] = behaviour(request, context)
+                async with aclosing(events):
+                    async for event in events:
+                        await context.write(event)
+            except asyncio.CancelledError:  # the caller left, or the deadline passed
+                self._observe(method, "CANCELLED")
+                raise
+            except Exception as error:  # noqa: BLE001 - the one translator
+                await self._fail(method, context, error)
+            else:
+                self._observe(method, "OK")
+            finally:
+                self.in_flight -= 1
+
+        return handle
+
+    def _enter(self, context: Any) -> None:
+        self.in_flight += 1
+        given = dict(context.invocation_metadata() or ()).get(_REQUEST_ID, "")
+        request_id = given if isinstance(given, str) and _ACCEPTABLE_ID.match(given) else uuid.uuid4().hex
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        context.set_trailing_metadata(((_REQUEST_ID, request_id),))
+
+    def _admit(self, request: Any) -> None:
+        if isinstance(request, _Undecodable):
+            raise InvalidRequestError("", f"the request cannot be decoded: {request.reason}")
+        if self.draining:
+            raise BackendDownError("the server is shutting down; ask another", retry_after_s=1.0)
+
+    async def _fail(self, method: str, context: Any, raised: Exception) -> None:
+        error = unwrap(raised)
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        code = code_of(error)
+        self._observe(method, code.name)
+        if not isinstance(error, PointsmanError):
+            _log.error("rpc.failed", method=method, exc_info=raised)
+        status = status_of(error)
+        request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+        await context.abort(
+            code,
+            status.message,
+            ((_REQUEST_ID, request_id), ("grpc-status-details-bin", status.SerializeToString())),
+        )
+
+
+def _forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a deserializer that lets the handler answer INVALID_ARGUMENT instead of grpc INTERNAL."""
+
+    def decode_or_stand_in(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except DecodeError as error:
+            return _Undecodable(f"{error} (text must be UTF-8)")
+
+    return decode_or_stand_in

@@ -1,0 +1,102 @@
+"""The gRPC server: services, health, reflection, and the way it ends."""
+
+import asyncio
+import socket
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from pointsman.errors import ConfigError
+from pointsman.service.convert import Limits
+from pointsman.service.guard import Guard, Observe
+from pointsman.service.ports import AnswerPort, CatalogPort
+from pointsman.service.servicers import CatalogServicer, RouterServicer
+from pointsman.settings import Server as ServerSettings
+from pointsman.v1 import catalog_pb2, catalog_pb2_grpc, router_pb2, router_pb2_grpc
+
+_POLL_S = 0.05
+_CLOSE_S = 0.5
+
+SERVICES = (
+    router_pb2.DESCRIPTOR.services_by_name["RouterService"].full_name,
+    catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name,
+)
+
+
+def ensure_free(address: str, setting: str) -> None:
+    """Fail early, before models are loaded, where a listener cannot be had.
+
+    Raises:
+        ConfigError: not host:port, or taken.
+
+    """
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal():
+        raise ConfigError(f"{setting}: expected host:port (got {address!r})")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise ConfigError(f"{setting}: cannot listen on {address}: {reason}") from None
+
+
+class GrpcServer:
+    """A started server; `port` is the one that it got."""
+
+    def __init__(
+        self, settings: ServerSettings, answers: AnswerPort, catalogs: CatalogPort, observe: Observe
+    ) -> None:
+        """Bind the address.
+
+        Raises:
+            ConfigError: it is taken.
+
+        """
+        self._settings = settings
+        self._guard = Guard(observe)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[self._guard],
+            options=[
+                ("grpc.so_reuseport", 0),  # two servers on one port is a mistake, not a feature
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ],
+        )
+        limits = Limits(settings.max_prompt_bytes, settings.max_messages)
+        router_pb2_grpc.add_RouterServiceServicer_to_server(RouterServicer(answers, limits), self._server)
+        catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(catalogs), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        try:
+            self.port = self._server.add_insecure_port(settings.address)
+        except RuntimeError as error:
+            raise ConfigError(f"server.address: cannot listen on {settings.address}: {error}") from None
+
+    async def start(self) -> None:
+        """Serve."""
+        await self._server.start()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self, grace_s: float) -> int:
+        """Stop serving: NOT_SERVING first, new calls refused, running ones get `grace_s` seconds.
+
+        Returns the number of calls that had to be cut.
+        """
+        self._guard.draining = True
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        deadline = asyncio.get_running_loop().time() + grace_s
+        while self._guard.in_flight and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_POLL_S)
+        cut = self._guard.in_flight
+        await self._server.stop(_CLOSE_S)
+        return cut
+
+    async def _set_health(self, status: Any) -> None:
+        for name in ("", *SERVICES):
+            await self._health.set(name, status)

@@ -1,0 +1,242 @@
+"""Environment and one file to typed settings. The only module that reads the environment.
+
+Order: environment (`POINTSMAN_SERVER__ADDRESS`), then the file (`pointsman.yaml`, or what
+`POINTSMAN_CONFIG` or `--config` names), then the defaults below. Unknown keys are refused in both.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from pointsman.errors import ConfigError
+
+PREFIX = "POINTSMAN_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+DEFAULT_FILE = Path("pointsman.yaml")
+
+
+def default_threads() -> int:
+    """Return the threads that an encoder or an engine may use: the cores this process has, minus one."""
+    return max(1, len(os.sched_getaffinity(0)) - 1 if hasattr(os, "sched_getaffinity") else 1)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Server(_Section):
+    """The gRPC listener."""
+
+    address: str = Field("127.0.0.1:50051", description="host:port of the gRPC service; port 0 picks one")
+    metrics_address: str = Field("127.0.0.1:9464", description="host:port of /metrics; empty turns it off")
+    grace_s: Seconds = Field(20.0, description="how long streams may finish after SIGTERM")
+    max_message_bytes: Count = Field(4 << 20, description="largest gRPC message accepted")
+    max_prompt_bytes: Count = Field(256 << 10, description="largest conversation accepted, UTF-8")
+    max_messages: Count = Field(256, description="most messages in a conversation")
+
+
+class Paths(_Section):
+    """Folders."""
+
+    intents: Path = Field(Path("intents"), description="watched for intent YAML")
+    specialists: Path = Field(Path("specialists"), description="watched for specialist YAML")
+    models: Path = Field(
+        default_factory=lambda: platformdirs.user_cache_path("pointsman") / "models",
+        description="fetched model files, by sha256",
+    )
+    cache: Path = Field(
+        default_factory=lambda: platformdirs.user_cache_path("pointsman"),
+        description="embeddings of exemplars, by encoder hash",
+    )
+
+
+class Encoder(_Section):
+    """Text to vectors."""
+
+    model: str = Field(
+        "all-MiniLM-L6-v2",
+        description="the embedded default, or any sentence-transformers model by name or path (extra `encoder`)",
+    )
+    backend: Literal["auto", "onnx", "sentence-transformers"] = Field(
+        "auto", description="auto: onnx for the embedded default, sentence-transformers for all others"
+    )
+    threads: Count = Field(default_factory=default_threads, description="threads of one embedding")
+    queue_limit: Count = Field(512, description="prompts that may wait for the encoder")
+
+
+class Routing(_Section):
+    """From similarity to a decision."""
+
+    general_specialist: str = Field(
+        "general", description="answers locally where no intent fits; empty: none"
+    )
+    on_no_cloud: Literal["general", "fail"] = Field(
+        "general", description="a prompt for the cloud when none is configured: general specialist, or fail"
+    )
+    on_cloud_down: Literal["general", "fail"] = Field(
+        "fail", description="a prompt for the cloud while it is down: general specialist, or UNAVAILABLE"
+    )
+    rejection: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.05, description="share of in-scope prompts that calibration lets go to the cloud"
+    )
+    cloud_task_types: list[str] = Field(
+        default_factory=lambda: ["reasoning", "world_knowledge", "long_document", "code_generation"],
+        description="task types that requests may name to reach the cloud",
+    )
+    neighbors: Count = Field(5, description="exemplars shown in a decision")
+
+
+class Engine(_Section):
+    """The local engines, one child process per base model."""
+
+    threads: Count = Field(default_factory=default_threads, description="threads of one engine")
+    slots: Count = Field(4, description="answers made at once by one engine (continuous batching)")
+    queue_limit: Annotated[int, Field(ge=0)] = Field(64, description="answers that may wait for a slot")
+    start_timeout_s: Seconds = Field(60.0, description="how long an engine may take to load")
+    stop_timeout_s: Seconds = Field(5.0, description="how long an engine may take to end before it is killed")
+    idle_read_timeout_s: Seconds = Field(60.0, description="longest silence of an engine within an answer")
+    restart_backoff_s: Seconds = Field(0.25, description="first wait before a restart; doubles")
+    restart_backoff_max_s: Seconds = Field(30.0, description="longest wait before a restart")
+    health_interval_s: Seconds = Field(5.0, description="time between liveness checks; 0 turns them off")
+    llama_server: Path | None = Field(
+        None, description="a native llama-server binary to use instead of the embedded engine"
+    )
+
+
+class Cloud(_Section):
+    """Any OpenAI-compatible endpoint. Configured when `model` is set."""
+
+    base_url: str = Field("https://api.openai.com/v1", description="endpoint, with its version path")
+    model: str = Field("", description="model name; empty means that no cloud is configured")
+    api_key: SecretStr = Field(SecretStr(""), description="key; better given by environment than by file")
+    connect_timeout_s: Seconds = Field(5.0, description="longest wait for a connection")
+    first_token_timeout_s: Seconds = Field(
+        30.0, description="longest wait for the first token, and between tokens"
+    )
+    max_retries: Annotated[int, Field(ge=0, le=10)] = Field(
+        2, description="tries again, before the first token only"
+    )
+    concurrency: Count = Field(64, description="answers asked of the cloud at once")
+    max_output_tokens: Count = Field(1024, description="limit where the request sets none")
+    currency: str = Field("USD", pattern="^[A-Z]{3}$", description="of the prices, ISO 4217")
+    input_price: Annotated[float, Field(ge=0)] | None = Field(None, description="per million input tokens")
+    cached_price: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="per million cached input tokens; the input price when left out"
+    )
+    output_price: Annotated[float, Field(ge=0)] | None = Field(None, description="per million output tokens")
+
+
+class Log(_Section):
+    """One line a request."""
+
+    format: Literal["auto", "pretty", "json"] = Field("auto", description="auto: pretty on a terminal")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level that is shown"
+    )
+    prompts: bool = Field(False, description="log prompt text too")
+
+
+class Settings(BaseSettings):
+    """All settings, checked."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, yaml_file_encoding="utf-8"
+    )
+
+    server: Server = Server()
+    paths: Paths = Field(default_factory=Paths)
+    encoder: Encoder = Field(default_factory=Encoder)
+    routing: Routing = Routing()
+    engine: Engine = Field(default_factory=Engine)
+    cloud: Cloud = Cloud()
+    log: Log = Log()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file: a container's environment has the last word."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+
+def load(config: Path | None = None, **sections: Any) -> Settings:
+    """Return the settings; `sections` override everything (tests and command-line flags).
+
+    Raises:
+        ConfigError: each unknown key and bad value, with where it came from.
+
+    """
+    _refuse_unknown_variables()
+    named = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    if named is not None and not named.is_file():
+        raise ConfigError(f"{named}: no such settings file")
+    file = named or DEFAULT_FILE
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(yaml_file=file)
+
+    try:
+        settings = FromFile(**sections)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item['input']!r})"
+            for item in error.errors(include_url=False)
+        ]
+        source = f"{file} or {PREFIX}* variables" if file.is_file() else f"{PREFIX}* variables"
+        raise ConfigError("\n".join(f"settings ({source}): {line}" for line in lines)) from None
+    except (ValueError, OSError) as error:  # not YAML, not readable
+        raise ConfigError(f"settings ({file}): {error}") from None
+    return settings
+
+
+def known_variables() -> dict[str, str]:
+    """Return every environment variable that is read, with its description."""
+    return {
+        f"{PREFIX}{section}__{key}".upper(): info.description or ""
+        for section, field in Settings.model_fields.items()
+        for key, info in _fields_of(field.annotation).items()
+    }
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of an engine's process: ours, without its secrets, with calm OpenMP threads.
+
+    Spinning OpenMP threads on a busy machine slowed decoding by two orders of magnitude
+    (docs/engines.md), so idle threads sleep.
+    """
+    own = {k: v for k, v in os.environ.items() if not k.upper().startswith(PREFIX) and k != "OPENAI_API_KEY"}
+    return own | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+
+
+def _fields_of(annotation: Any) -> dict[str, Any]:
+    return dict(annotation.model_fields)
+
+
+def _refuse_unknown_variables() -> None:
+    known = {
+        *known_variables(),
+        CONFIG_VARIABLE,
+        *(f"{PREFIX}{name}".upper() for name in Settings.model_fields),
+    }
+    unknown = sorted(k for k in os.environ if k.upper().startswith(PREFIX) and k.upper() not in known)
+    if unknown:
+        raise ConfigError(f"unknown environment variables: {', '.join(unknown)}; see docs/configuration.md")

@@ -1,0 +1,94 @@
+"""What a route is, as values."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pointsman.values.request import Tier
+
+
+class Reason(StrEnum):
+    """Why a decision fell as it did."""
+
+    INTENT_MATCH = "intent_match"
+    LOW_SIMILARITY = "low_similarity"
+    EXPLICIT_SPECIALIST = "explicit_specialist"
+    EXPLICIT_TIER = "explicit_tier"
+    TASK_TYPE = "task_type"
+    LOCAL_ONLY = "local_only"
+    NO_CLOUD = "no_cloud"
+    CLOUD_DOWN = "cloud_down"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """An exemplar near the prompt. `similarity` is the cosine of the embeddings, in [-1, 1]."""
+
+    exemplar_id: str
+    intent: str
+    similarity: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class IntentScore:
+    """The class score of one intent, in [-1, 1]."""
+
+    intent: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What similarity says of a prompt, before any rule.
+
+    intent: the best-scoring intent; None when the catalog has none
+    target: what that intent points to: a specialist's name or `cloud`
+    similarity: cosine of its nearest exemplar, in [-1, 1]
+    score, threshold: class score, and the score from which the intent is accepted
+    confidence: share of held-out exemplars that looked less certain, in [0, 1]
+    """
+
+    intent: str | None = None
+    target: str | None = None
+    similarity: float = 0.0
+    score: float = 0.0
+    threshold: float = 0.0
+    confidence: float = 0.0
+    neighbors: tuple[Neighbor, ...] = ()
+    scores: tuple[IntentScore, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the best intent is near enough."""
+        return self.intent is not None and self.score >= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a prompt goes, and why. `specialist` is None exactly when the cloud answers."""
+
+    tier: Tier
+    specialist: str | None
+    reason: Reason
+    explanation: str
+    evidence: Evidence
+    catalog_version: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTimings:
+    """Where the time of a decision went, in milliseconds."""
+
+    queue_ms: float = 0.0
+    embed_ms: float = 0.0
+    search_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A decision and what it took."""
+
+    decision: Decision
+    timings: RouteTimings

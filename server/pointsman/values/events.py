@@ -1,0 +1,79 @@
+"""What an answer is made of, as values: decision, tokens, perhaps an escalation, done."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pointsman.values.decision import Decision, Routed, RouteTimings
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended; the values are those of the chat-completions API."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the answer. `logprob` is natural, None when the engine does not tell."""
+
+    text: str
+    logprob: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens in, out, and of those in, how many were reused from a cache."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a backend's stream ended."""
+
+    reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """The answer moves to another model; characters from `retract_from` on are withdrawn."""
+
+    decision: Decision
+    retract_from: int
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Money; `currency` is ISO 4217."""
+
+    currency: str
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateTimings:
+    """Where the time of an answer went, in milliseconds; `ttft_ms` is 0 when nothing was said."""
+
+    route: RouteTimings
+    queue_ms: float = 0.0
+    ttft_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The last event of an answer that ended well."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    timings: GenerateTimings
+    cost: Cost | None = None
+
+
+Event = Routed | Token | Escalation | Done

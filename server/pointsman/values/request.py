@@ -1,0 +1,64 @@
+"""What a caller asks, as values."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """Who said a message; the values are those of the chat-completions API."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class Tier(StrEnum):
+    """Where an answer is made."""
+
+    LOCAL = "local"
+    CLOUD = "cloud"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """Rules of the caller, which override similarity."""
+
+    specialist: str | None = None
+    tier: Tier | None = None
+    task_type: str | None = None
+    local_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling of one answer; None means the specialist's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A checked request: at least one message, the last one from the user and not empty."""
+
+    messages: tuple[Message, ...]
+    constraints: Constraints = Constraints()
+    sampling: Sampling = Sampling()
+    request_id: str = ""
+
+    @property
+    def prompt(self) -> str:
+        """The text that is routed: the last turn, which is the user's."""
+        return self.messages[-1].content
