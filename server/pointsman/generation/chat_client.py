@@ -37,10 +37,9 @@ class ChatClient:
         self._name = name
         self._model = model
         timeout = httpx2.Timeout(read_s, connect=connect_s)
-        # Proxies of the environment are for the cloud, not for loopback.
-        http = openai.DefaultAsyncHttpxClient(
-            timeout=timeout, trust_env=not base_url.startswith("http://127.")
-        )
+        loopback = base_url.startswith("http://127.")
+        # Proxies of the environment, and certificates, are for the cloud, not for loopback.
+        http = openai.DefaultAsyncHttpxClient(timeout=timeout, trust_env=not loopback, verify=not loopback)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none",

@@ -4,8 +4,10 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import structlog
+from threadpoolctl import threadpool_limits
 
 from pointsman.catalog.store import FileStore
 from pointsman.catalog.watch import changes
@@ -28,7 +30,9 @@ class SnapshotBuilder:
         self._settings = settings
         self._cache = cache
         self._encoder_hash = encoder_hash
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog")
+        # BLAS threads that wait for each other take the cores of encoder and engines; the limit is the process's.
+        limit_blas = partial(threadpool_limits, limits=settings.encoder.threads, user_api="blas")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog", initializer=limit_blas)
 
     async def build(self, catalog: Catalog) -> Snapshot:
         """Embed what is new, fit, calibrate; the event loop stays free."""
@@ -101,13 +105,13 @@ class CatalogManager:
     async def put_intent(self, intent: Intent) -> str:
         """Create or replace an intent; see `FileStore.put_intent`."""
         async with self._lock:
-            self._store.put_intent(intent)
+            await asyncio.to_thread(self._store.put_intent, intent)
             return await self._reload()
 
     async def delete_intent(self, name: str) -> str:
         """Delete an intent; see `FileStore.delete`."""
         async with self._lock:
-            self._store.delete("intent", name)
+            await asyncio.to_thread(self._store.delete, "intent", name)
             return await self._reload()
 
     async def register_specialist(self, specialist: Specialist) -> str:
@@ -122,15 +126,15 @@ class CatalogManager:
             self._store.check_specialist(specialist)
             await self._engines.check(specialist)
             before = self.catalog.specialist(specialist.name)
-            self._store.put_specialist(specialist)
+            await asyncio.to_thread(self._store.put_specialist, specialist)
             version = await self._reload()
             status = self._engines.status(specialist)
             if not status.error:
                 return version
             if before is None:
-                self._store.delete("specialist", specialist.name)
+                await asyncio.to_thread(self._store.delete, "specialist", specialist.name)
             else:
-                self._store.put_specialist(before)
+                await asyncio.to_thread(self._store.put_specialist, before)
             await self._reload()
             raise ArtifactError(f"specialist {specialist.name!r} cannot be served: {status.error}")
 
@@ -147,12 +151,12 @@ class CatalogManager:
             if users:
                 message = f"specialist {name!r} is still the target of {', '.join(users)}; change or delete them first"
                 raise PreconditionError(message)
-            self._store.delete("specialist", name)
+            await asyncio.to_thread(self._store.delete, "specialist", name)
             return await self._reload()
 
     async def _reload(self) -> str:
         begun = time.perf_counter()
-        catalog = self._store.load()
+        catalog = await asyncio.to_thread(self._store.load)  # file I/O has no place on the event loop
         current = self.catalog
         if self._run_engines and catalog.specialists != current.specialists:
             refused = await self._engines.apply(catalog.specialists)

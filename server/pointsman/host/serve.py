@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
-from threadpoolctl import threadpool_limits
 
 from pointsman.artifacts.store import ArtifactStore, Progress
 from pointsman.catalog.store import FileStore
@@ -53,32 +52,30 @@ async def open_core(
 
     """
     store = ArtifactStore(settings.paths.models, settings.paths.specialists, progress)
-    # BLAS threads that wait for each other take the cores of encoder and engines.
-    with threadpool_limits(limits=settings.encoder.threads, user_api="blas"):
-        encoder = await asyncio.to_thread(load_encoder, settings.encoder, store)
-        worker = EncoderWorker(encoder, settings.encoder.queue_limit)
-        builder = SnapshotBuilder(settings, EmbeddingCache(encoder, settings.paths.cache), encoder.hash)
-        cloud = Cloud(settings.cloud) if settings.cloud.model else None
-        metrics = Metrics()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                pool = EnginePool(settings.engine, store, tasks, settings.server.grace_s)
-                try:
-                    router = Router(worker, await builder.build(Catalog()))
-                    files = FileStore(settings.paths.intents, settings.paths.specialists)
-                    manager = CatalogManager(files, builder, router, pool, metrics, run_engines=engines)
-                    await manager.reload()
-                    metrics.watch(lambda: pool.engines, lambda: worker.waiting)
-                    generator = Generator(router, pool, cloud)
-                    recorder = Recorder(router, generator, metrics, log_prompts=settings.log.prompts)
-                    yield Core(recorder, manager, pool, metrics)
-                finally:
-                    pool.stop()
-        finally:
-            if cloud is not None:
-                await cloud.client.close()
-            builder.close()
-            worker.close()
+    encoder = await asyncio.to_thread(load_encoder, settings.encoder, store)
+    worker = EncoderWorker(encoder, settings.encoder.queue_limit)
+    builder = SnapshotBuilder(settings, EmbeddingCache(encoder, settings.paths.cache), encoder.hash)
+    cloud = await asyncio.to_thread(Cloud, settings.cloud) if settings.cloud.model else None  # reads CA files
+    metrics = Metrics()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            pool = EnginePool(settings.engine, store, tasks, settings.server.grace_s)
+            try:
+                router = Router(worker, await builder.build(Catalog()))
+                files = FileStore(settings.paths.intents, settings.paths.specialists)
+                manager = CatalogManager(files, builder, router, pool, metrics, run_engines=engines)
+                await manager.reload()
+                metrics.watch(lambda: pool.engines, lambda: worker.waiting)
+                generator = Generator(router, pool, cloud)
+                recorder = Recorder(router, generator, metrics, log_prompts=settings.log.prompts)
+                yield Core(recorder, manager, pool, metrics)
+            finally:
+                pool.stop()
+    finally:
+        if cloud is not None:
+            await cloud.client.close()
+        await asyncio.to_thread(builder.close)
+        await asyncio.to_thread(worker.close)
 
 
 async def serve(

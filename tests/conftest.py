@@ -1,0 +1,48 @@
+"""Fixtures that every test may use."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from blockbuster import BlockBuster, blockbuster_ctx
+from harness import BASE_SHA256, BASE_URI, Site
+
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.settings import load
+from pointsman.values.catalog import Artifact
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_event_loop() -> Iterator[BlockBuster]:
+    """Blocking calls of our own code on an event loop fail the test."""
+    # Settings are read before a server starts; tests read them from async code.
+    with blockbuster_ctx("pointsman", excluded_modules=["pointsman.settings"]) as blockbuster:
+        yield blockbuster
+
+
+@pytest.fixture(autouse=True)
+def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import os
+
+    for name in [name for name in os.environ if name.startswith("POINTSMAN_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def base_model() -> Path:
+    """The shipped base model, fetched once into the user's cache."""
+    store = ArtifactStore(load().paths.models, Path())
+    return store.fetch(Artifact(BASE_URI, BASE_SHA256))
+
+
+@pytest.fixture(autouse=True)
+def log_lines() -> Iterator[list[dict[str, object]]]:
+    """Log lines of the test, as values, instead of text."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines
