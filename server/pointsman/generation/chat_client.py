@@ -38,8 +38,12 @@ class ChatClient:
         self._model = model
         timeout = httpx2.Timeout(read_s, connect=connect_s)
         loopback = base_url.startswith("http://127.")
-        # Proxies of the environment, and certificates, are for the cloud, not for loopback.
-        http = openai.DefaultAsyncHttpxClient(timeout=timeout, trust_env=not loopback, verify=not loopback)
+        # Proxies of the environment, certificates and kept connections are for the cloud. On loopback a new
+        # connection is cheap, and an engine that closes an idle one just as it is used again fails a request.
+        limits = httpx2.Limits(max_keepalive_connections=0) if loopback else openai.DEFAULT_CONNECTION_LIMITS
+        http = openai.DefaultAsyncHttpxClient(
+            timeout=timeout, limits=limits, trust_env=not loopback, verify=not loopback
+        )
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none",

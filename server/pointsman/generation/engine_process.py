@@ -8,13 +8,14 @@ from asyncio.subprocess import PIPE, Process
 from collections import deque
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import structlog
 
-from pointsman.errors import BackendDownError
+from pointsman.errors import BackendDownError, unwrap
 from pointsman.generation.admission import Admission
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.chat_client import ChatClient
@@ -81,8 +82,11 @@ class EngineProcess:
             begun = loop.time()
             try:
                 await self._live_once()
-            except (OSError, ValueError) as error:  # no process to be had, or one that talks nonsense
+            except (OSError, ValueError, ExceptionGroup) as raised:  # no process, or one that talks nonsense
+                error = unwrap(raised)
                 self.error = f"{type(error).__name__}: {error}"
+                self.state = EngineState.DOWN
+                self._settled.set()
             if self._stop.is_set():
                 break
             if loop.time() - begun > _HEALTHY_AFTER_S:
@@ -219,14 +223,10 @@ class EngineProcess:
 
     async def _serve(self, process: Process, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self._client = ChatClient(
-            self.name,
-            f"{self.url}/v1",
-            self.spec.model.name,
-            self._key,
-            connect_s=5.0,
-            read_s=self._settings.idle_read_timeout_s,
-            retries=0,
+        connect = partial(ChatClient, connect_s=5.0, read_s=self._settings.idle_read_timeout_s, retries=0)
+        # In a thread: the first client of a process imports and reads files.
+        self._client = await asyncio.to_thread(
+            connect, self.name, f"{self.url}/v1", self.spec.model.name, self._key
         )
         self.state = EngineState.READY
         self.error = ""
@@ -239,7 +239,9 @@ class EngineProcess:
             asyncio.ensure_future(self._watch_health()),
         ]
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a watcher that failed is a fault of ours, not of the engine
         finally:
             for task in waiting:
                 task.cancel()
@@ -255,7 +257,14 @@ class EngineProcess:
         if not self._settings.health_interval_s:
             await asyncio.Event().wait()
         missed = 0
-        async with httpx2.AsyncClient(base_url=self.url, timeout=5.0, trust_env=False) as client:
+        timeout_s = max(1.0, self._settings.health_interval_s)
+        # Loopback: no proxies, and no certificates to read.
+        async with httpx2.AsyncClient(
+            base_url=self.url,
+            timeout=timeout_s,
+            trust_env=False,
+            verify=False,  # noqa: S501
+        ) as client:
             while missed < _MISSED_CHECKS:
                 await asyncio.sleep(self._settings.health_interval_s)
                 try:

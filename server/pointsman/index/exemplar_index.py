@@ -75,8 +75,7 @@ class ExemplarIndex:
         similarities, hits = self._index.search(vectors, min(HITS, len(self.labels)))  # (m, h) each
         best = np.full((len(queries), self.classes), -1.0, np.float32)
         owners = self.labels[hits]  # (m, h)
-        # Hits come best first, so writing them in reverse leaves each class its best.
-        best[np.arange(len(queries))[:, None], owners[:, ::-1]] = similarities[:, ::-1]
+        np.maximum.at(best, (np.arange(len(queries))[:, None], owners), similarities)
         scores = np.float32(0.5) * (best + vectors @ self._centroids.T)
         for rivals in self._rivals:
             outdone = (vectors @ rivals.negatives.T).max(axis=1) > (vectors @ rivals.exemplars.T).max(axis=1)

@@ -2,7 +2,7 @@
 
 Source: linear discriminant analysis with the within-class scatter shrunk half-way to a sphere
 (Ledoit and Wolf, 'A well-conditioned estimator for large-dimensional covariance matrices', 2004, with a
-fixed weight), concatenated with the untransformed embedding. Measured in benchmarks/quality.md.
+fixed weight), concatenated with the untransformed embedding. Measured in benchmarks/results/quality.md.
 """
 
 from dataclasses import dataclass

