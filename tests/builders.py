@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from pointsman.embedding.encoder import Rows
 from pointsman.values.catalog import Artifact, Intent, Specialist
+
+# A busy machine is no failure; pytest-timeout ends what hangs.
+settings.register_profile("pointsman", deadline=None)
+settings.load_profile("pointsman")
 
 SHA = "ab" * 32
 BASE = Artifact("file:base.gguf", SHA)

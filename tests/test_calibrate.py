@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from builders import clustered_rows, normalised, unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from builders import clustered_rows, normalised, unit_rows
 from pointsman.decision.calibrate import FIXED_THRESHOLD, FOLDS, Calibration, calibrate, folds_of
 from pointsman.embedding.encoder import Rows
 from pointsman.index.exemplar_index import ExemplarIndex

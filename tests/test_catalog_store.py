@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders import SHA, make_intent, make_specialist, write_intent, write_specialist
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import SHA, make_intent, make_specialist, write_intent, write_specialist
 from pointsman.catalog.files import dump, read
 from pointsman.catalog.json_schema import schemas
 from pointsman.catalog.schema import IntentFile, SpecialistFile, normalise

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from builders import clustered_rows, normalised, unit_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from builders import clustered_rows, normalised, unit_rows
 from pointsman.embedding.encoder import Rows
 from pointsman.index.exemplar_index import HITS, ExemplarIndex
 from pointsman.index.transform import fit_transform
@@ -67,7 +67,7 @@ def exemplar_sets(draw: st.DrawFn) -> tuple[Rows, NDArray[np.int64], int, Rows]:
     return rows, labels, classes, unit_rows(generator, 3, d)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(exemplar_sets())
 def test_the_score_is_that_of_the_formula(drawn):
     rows, labels, classes, queries = drawn
@@ -77,7 +77,7 @@ def test_the_score_is_that_of_the_formula(drawn):
     np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(exemplar_sets())
 def test_scores_lie_within_minus_one_and_one(drawn):
     rows, labels, classes, queries = drawn
@@ -86,7 +86,7 @@ def test_scores_lie_within_minus_one_and_one(drawn):
     assert np.all(np.abs(scores) <= 1 + TOLERANCE)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(exemplar_sets(), st.randoms(use_true_random=False))
 def test_the_order_of_exemplars_does_not_matter(drawn, random):
     rows, labels, classes, queries = drawn
@@ -97,7 +97,7 @@ def test_the_order_of_exemplars_does_not_matter(drawn, random):
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(exemplar_sets())
 def test_a_query_is_scored_alike_alone_and_among_others(drawn):
     rows, labels, classes, queries = drawn
@@ -107,7 +107,7 @@ def test_a_query_is_scored_alike_alone_and_among_others(drawn):
     np.testing.assert_allclose(together, alone, atol=TOLERANCE)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(exemplar_sets())
 def test_hits_are_the_nearest_exemplars_best_first(drawn):
     rows, labels, classes, queries = drawn

@@ -94,8 +94,7 @@ class CatalogManager:
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Reload whenever a file changes, until `stop`."""
-        folders = [self._store.intents_dir, self._store.specialists_dir]
-        async for changed in changes([f for f in folders if f.is_dir()], stop):
+        async for changed in changes([self._store.intents_dir, self._store.specialists_dir], stop):
             _log.debug("catalog.files_changed", files=sorted(path.name for path in changed))
             try:
                 await self.reload()

@@ -1,0 +1,205 @@
+"""Route over gRPC: latency and throughput, beside the bare encoder and aurelio semantic-router.
+
+    make bench-route            # or: python benchmarks/route.py --peer-python .venv-peers/bin/python
+
+Each server is a process of its own; this process is the load. Rounds alternate (encoder, pointsman,
+semantic-router, encoder, …), so that what the machine does meanwhile meets all of them alike. The encoder
+is the same file for all. With --data, a second catalog holds the CLINC150 training set: 15,000 exemplars.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import report
+import yaml
+from rich.progress import Progress
+
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.embedding.build import TOKENIZER, default_graph
+from pointsman.embedding.onnx_encoder import OnnxEncoder
+from pointsman.settings import load
+from pointsman.v1 import router_pb2, router_pb2_grpc
+
+ROOT = Path(__file__).parent.parent
+CLIENTS = (1, 8, 64)
+PROCESSES = ("pointsman", "semantic-router")
+
+
+@contextmanager
+def pointsman(intents: Path, scratch: Path):
+    log = scratch / "pointsman.log"
+    environment = os.environ | {
+        "POINTSMAN_PATHS__INTENTS": str(intents),
+        "POINTSMAN_PATHS__SPECIALISTS": str(ROOT / "specialists"),
+        "POINTSMAN_SERVER__ADDRESS": "127.0.0.1:0",
+        "POINTSMAN_SERVER__METRICS_ADDRESS": "",
+        "POINTSMAN_LOG__FORMAT": "json",
+    }
+    with log.open("w") as sink:
+        process = subprocess.Popen([sys.executable, "-m", "pointsman", "serve"], env=environment, stderr=sink)
+    try:
+        while True:
+            ready = [line for line in log.read_text().splitlines() if '"server.ready"' in line]
+            if ready:
+                yield json.loads(ready[0])["port"]
+                return
+            if process.poll() is not None:
+                raise SystemExit(log.read_text())
+            time.sleep(0.1)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def semantic_router(python: Path, intents: Path, model: Path, tokenizer: Path, texts: Path):
+    command = [
+        str(python), str(ROOT / "benchmarks" / "aurelio_server.py"),
+        "--intents", str(intents), "--model", str(model), "--tokenizer", str(tokenizer), "--texts", str(texts),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "SEMANTIC_ROUTER_LOG_LEVEL": "ERROR"}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    try:
+        line = next((line for line in process.stdout if line.startswith("{")), None)
+        if line is None:
+            raise SystemExit("semantic-router did not start")
+        yield json.loads(line)
+    finally:
+        process.stdin.close()
+        process.wait()
+
+
+async def load_server(port: int, texts: list[str], clients: int, requests: int) -> tuple[list[float], float]:
+    """Return the latency of each request in ms, and requests a second."""
+    latencies: list[float] = []
+    pending = iter(range(requests))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = router_pb2_grpc.RouterServiceStub(channel)
+
+        async def client() -> None:
+            for i in pending:
+                message = router_pb2.Message(role=router_pb2.ROLE_USER, content=texts[i % len(texts)])
+                begun = time.perf_counter()
+                await stub.Route(router_pb2.RouteRequest(messages=[message]))
+                latencies.append((time.perf_counter() - begun) * 1e3)
+
+        await stub.Route(router_pb2.RouteRequest(messages=[router_pb2.Message(role=2, content="warm up")]))
+        begun = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(clients)))
+        return latencies, requests / (time.perf_counter() - begun)
+
+
+def bare(encoder: OnnxEncoder, texts: list[str]) -> list[float]:
+    times = []
+    for text in texts:
+        begun = time.perf_counter()
+        encoder.encode([text])
+        times.append((time.perf_counter() - begun) * 1e3)
+    return times
+
+
+def clinc_intents(data: Path, folder: Path) -> None:
+    by_intent = defaultdict(list)
+    for text, intent in json.loads((data / "clinc150" / "data_full.json").read_text())["train"]:
+        by_intent[intent].append(text)
+    folder.mkdir()
+    for intent, texts in by_intent.items():
+        name = intent.lower()
+        fields = {"name": name, "target": "general", "exemplars": list(dict.fromkeys(t.strip() for t in texts))}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
+
+
+def measure(intents: Path, texts: list[str], arguments: argparse.Namespace, scratch: Path, progress: Progress):
+    settings = load()
+    store = ArtifactStore(settings.paths.models, ROOT / "specialists")
+    model, tokenizer = default_graph(store), store.fetch(TOKENIZER)
+    encoder = OnnxEncoder(model, tokenizer, 1)
+    texts_file = scratch / "texts.json"
+    texts_file.write_text(json.dumps(texts))
+    latencies: dict[tuple[str, int], list[float]] = defaultdict(list)
+    rates: dict[tuple[str, int], list[float]] = defaultdict(list)
+    with (
+        pointsman(intents, scratch) as own_port,
+        semantic_router(arguments.peer_python, intents, model, tokenizer, texts_file) as peer,
+    ):
+        ports = {"pointsman": own_port, "semantic-router": peer["port"]}
+        task = progress.add_task(f"{intents.name}", total=arguments.rounds)
+        for _ in range(arguments.rounds):
+            latencies["encoder", 1] += bare(encoder, texts)
+            for clients in CLIENTS:
+                for name in PROCESSES:
+                    requests = len(texts) if clients == 1 else arguments.requests
+                    ms, rate = asyncio.run(load_server(ports[name], texts, clients, requests))
+                    latencies[name, clients] += ms
+                    rates[name, clients].append(rate)
+            progress.advance(task)
+    return latencies, rates, peer["in_process_ms"]
+
+
+def render(title: str, latencies, rates, in_process: list[float]) -> str:
+    rows = []
+    encoder = report.percentile(latencies["encoder", 1], 50)
+    rows.append(["bare encoder, in process", "1", f"{encoder:.2f}", f"{report.percentile(latencies['encoder', 1], 99):.2f}", report.NOTHING, "1.00"])
+    for clients in CLIENTS:
+        for name in PROCESSES:
+            ms = latencies[name, clients]
+            p50 = report.percentile(ms, 50)
+            rows.append([
+                f"{name} over gRPC", str(clients), f"{p50:.2f}", f"{report.percentile(ms, 99):.2f}",
+                f"{report.percentile(rates[name, clients], 50):.0f}",
+                f"{p50 / encoder:.2f}" if clients == 1 else report.NOTHING,
+            ])
+    table = report.table(["", "clients", "p50 ms", "p99 ms", "requests/s", "p50 / encoder"], rows)
+    ratios = [
+        f"{c} clients: p50 {report.percentile(latencies['semantic-router', c], 50) / report.percentile(latencies['pointsman', c], 50):.2f}, "
+        f"throughput {report.percentile(rates['pointsman', c], 50) / report.percentile(rates['semantic-router', c], 50):.2f}"
+        for c in CLIENTS
+    ]
+    return (
+        f"## {title}\n\n{table}\n\nAhead of semantic-router by a factor of (medians; above 1 is ahead): {'; '.join(ratios)}.\n"
+        f"semantic-router in its own process, without gRPC: p50 {report.percentile(in_process, 50):.2f} ms.\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python")
+    parser.add_argument("--data", type=Path, help="folder with clinc150/data_full.json (clinc/oos-eval on GitHub)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=600, help="a round, with 8 and 64 clients")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "route.md")
+    arguments = parser.parse_args()
+    shipped = ROOT / "intents"
+    texts = [text for path in sorted(shipped.glob("*.yaml")) for text in yaml.safe_load(path.read_text())["exemplars"]]
+    random.Random(0).shuffle(texts)
+    texts = texts[:300]
+    words = report.percentile([len(text.split()) for text in texts], 50)
+    sections = []
+    with tempfile.TemporaryDirectory() as name, Progress() as progress:
+        scratch = Path(name)
+        sections.append(render("Shipped intents", *measure(shipped, texts, arguments, scratch, progress)))
+        if arguments.data:
+            clinc_intents(arguments.data, scratch / "clinc150")
+            sections.append(render("CLINC150 training set", *measure(scratch / "clinc150", texts, arguments, scratch, progress)))
+    body = (
+        f"{report.versions('pointsman', 'grpcio', 'onnxruntime', 'faiss-cpu')}; semantic-router 1.1.1 with the same encoder file.\n"
+        f"{len(texts)} prompts, median {words:.0f} words; {arguments.rounds} alternating rounds; encoder and BLAS on one thread;\n"
+        "server, load and encoder share the cores.\n\n" + "\n".join(sections)
+    )
+    report.write(arguments.out, "Route: latency and throughput", body, "python benchmarks/route.py" + (" --data DATA" if arguments.data else ""))
+    print(body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Files that change while the server runs."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from harness import REFUND, Running, Site, collect, running, until, write_intent, write_specialist
+
+from pointsman.client import constraints
+from pointsman.v1 import router_pb2
+
+HOURS = ["when do you open", "opening hours on sunday", "how late is the shop open", "are you open on monday"]
+
+
+async def _intent(server: Running, prompt: str) -> str:
+    return (await server.client.route(prompt)).decision.intent
+
+
+async def _problems(server: Running) -> list[Any]:
+    return list((await server.client.list_intents()).health.problems)
+
+
+async def test_a_dropped_a_changed_and_a_deleted_file_take_effect_within_a_second(site: Site) -> None:
+    async with running(site.fill().settings(), engines=False, watch=True) as server:
+        assert await _intent(server, "until when are you open") != "hours"
+
+        path = write_intent(site.intents, "hours", "support", HOURS)
+
+        async def arrived() -> bool:
+            decision = (await server.client.route("until when are you open")).decision
+            return (decision.intent, decision.specialist) == ("hours", "support")
+
+        assert await until(arrived, 3.0) < 1.0
+
+        write_intent(site.intents, "hours", "general", HOURS)
+
+        async def moved() -> bool:
+            return (await server.client.route("until when are you open")).decision.specialist == "general"
+
+        assert await until(moved, 3.0) < 1.0
+
+        await asyncio.to_thread(path.unlink)
+
+        async def gone() -> bool:
+            return await _intent(server, "until when are you open") != "hours"
+
+        assert await until(gone, 3.0) < 1.0
+
+
+async def test_only_new_exemplars_are_embedded(site: Site) -> None:
+    async with running(site.fill().settings(), engines=False, watch=True) as server:
+        cache = server.core.catalogs._builder._cache
+        before = cache.embedded
+        assert before == 20
+        write_intent(site.intents, "refund", "support", [*REFUND, "my cash back, now"])
+        await until(lambda: len(server.core.catalogs.catalog.intents[0].exemplars) == 11)
+        assert cache.embedded == before + 1
+    async with running(site.settings(), engines=False) as server:
+        assert server.core.catalogs._builder._cache.embedded == 0
+
+
+async def test_a_broken_file_is_refused_with_its_line_and_the_last_good_one_serves(
+    site: Site, log_lines: list[dict[str, object]]
+) -> None:
+    async with running(site.fill().settings(), engines=False, watch=True) as server:
+        version = (await server.client.list_intents()).health.version
+        path = site.intents / "refund.yaml"
+        good = await asyncio.to_thread(path.read_text)
+        await asyncio.to_thread(
+            path.write_text, "name: refund\ntarget: support\nexemplars:\n  - ok\n  - 17\n"
+        )
+
+        async def noticed() -> bool:
+            return bool(await _problems(server))
+
+        await until(noticed, 3.0)
+        (problem,) = await _problems(server)
+        assert (problem.file, problem.line, problem.field, problem.value) == (
+            "intents/refund.yaml",
+            5,
+            "exemplars.1",
+            "17",
+        )
+        assert await _intent(server, "refund my order") == "refund"
+        refused = next(line for line in log_lines if line["event"] == "catalog.refused")
+        assert (refused["file"], refused["line"]) == ("intents/refund.yaml", 5)
+
+        await asyncio.to_thread(path.write_text, good)
+
+        async def mended() -> bool:
+            return not await _problems(server)
+
+        await until(mended, 3.0)
+        assert (await server.client.list_intents()).health.version == version
+
+
+async def test_requests_in_flight_do_not_fail_while_the_catalog_changes(site: Site) -> None:
+    async with running(site.fill().settings(), engines=False, watch=True) as server:
+        stop = asyncio.Event()
+
+        async def ask() -> int:
+            answered = 0
+            while not stop.is_set():
+                assert await _intent(server, "please refund my order") == "refund"
+                answered += 1
+            return answered
+
+        askers = [asyncio.create_task(ask()) for _ in range(4)]
+        versions = set()
+        for i in range(5):
+            write_intent(site.intents, f"hours_{i}", "support", [f"{text} number {i}" for text in HOURS])
+            await until(lambda n=i: len(server.core.catalogs.catalog.intents) == 3 + n)
+            versions.add(server.core.catalogs.version)
+        stop.set()
+        assert min(await asyncio.gather(*askers)) > 0
+        assert len(versions) == 5
+
+
+@pytest.mark.model
+async def test_a_stream_that_runs_survives_a_change_and_keeps_its_decision(
+    site: Site, base_model: Path
+) -> None:
+    async with running(site.fill().settings(), watch=True) as server:
+        sampling = router_pb2.Sampling(temperature=0, max_tokens=80)
+        story = "please refund my order"
+        stream = asyncio.create_task(collect(server.client.generate(story, None, sampling)))
+        await until(lambda: server.engine.admission.held == 1)
+        await asyncio.to_thread((site.intents / "refund.yaml").unlink)
+        await until(lambda: len(server.core.catalogs.catalog.intents) == 1)
+        _, events = await stream
+        assert events[0].decision.intent == "refund"
+        assert events[-1].WhichOneof("event") == "done"
+
+
+@pytest.mark.model
+async def test_a_dropped_specialist_file_is_served(site: Site, base_model: Path) -> None:
+    async with running(site.fill().settings(), watch=True) as server:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await server.client.route("x", constraints(specialist="fresh"))
+        write_specialist(site.specialists, "fresh")
+        await until(lambda: server.core.catalogs.catalog.specialist("fresh"), 5.0)
+        sampling = router_pb2.Sampling(temperature=0, max_tokens=3)
+        text, _ = await collect(server.client.generate("hello", constraints(specialist="fresh"), sampling))
+        assert text
