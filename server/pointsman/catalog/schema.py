@@ -117,7 +117,7 @@ class ArtifactEntry(_File):
 class AdapterEntry(ArtifactEntry):
     """A LoRA adapter GGUF over the base."""
 
-    scale: Annotated[float, Field(gt=0, le=16, allow_inf_nan=False, strict=False)] = 1.0
+    scale: Annotated[float, Field(gt=0, le=16, allow_inf_nan=False)] = 1.0
 
 
 class FewShotEntry(_File):
@@ -130,8 +130,8 @@ class FewShotEntry(_File):
 class SamplingEntry(_File):
     """Sampling defaults; a request may override them."""
 
-    temperature: Annotated[float, Field(ge=0, le=2, strict=False)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1, strict=False)] = 1.0
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class SpecialistFile(_File):

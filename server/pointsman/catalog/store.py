@@ -23,9 +23,10 @@ _SUFFIXES = {".yaml", ".yml"}
 class _Entry:
     """A file at its last good content. `signature` tells whether the file changed since it was read."""
 
-    signature: tuple[int, int, int]
+    signature: tuple[int, ...]
     loaded: Loaded | None
     problems: tuple[Problem, ...] = ()
+    served: Loaded | None = None  # what served last; differs from `loaded` once its target is unknown
 
 
 class FileStore:
@@ -43,29 +44,29 @@ class FileStore:
         Reads only files that changed. A missing folder is an empty one.
         """
         problems: list[Problem] = []
+        served = {path for (kind, _), path in self._holders.items() if kind == "specialist"}
         specialists = self._named(self._scan(self.specialists_dir, SpecialistFile), "specialist", problems)
-        gone = self._gone(self.specialists_dir)
+        gone = self._gone(served)
         intents = self._named(self._scan(self.intents_dir, IntentFile), "intent", problems)
         known = {s.value.name for s in specialists.values()} | {CLOUD}
 
         kept: dict[Path, Loaded] = {}
         for path, loaded in intents.items():
-            intent = loaded.value
-            assert isinstance(intent, Intent)  # noqa: S101 - narrows the union
-            if intent.target in known:
-                kept[path] = loaded
-            elif intent.target in gone:
-                kept[path] = loaded
-                specialists[gone[intent.target][0]] = gone[intent.target][1]
-            else:
-                problems.append(
-                    loaded.problem(
-                        self._shown(path),
-                        "target",
-                        intent.target,
-                        f"no such specialist; known: {', '.join(sorted(known))}",
-                    )
-                )
+            target = _target(loaded)
+            if target not in known and target not in gone:
+                message = f"no such specialist; known: {', '.join(sorted(known))}"
+                problems.append(loaded.problem(self._shown(path), "target", target, message))
+                last = self._entries[path].served
+                if last is None or last.value.name != loaded.value.name:
+                    continue
+                loaded, target = last, _target(last)  # noqa: PLW2901 - the last good content serves on
+            if target not in known:
+                if target not in gone:
+                    continue
+                gone_path, specialist = gone[target]
+                specialists[gone_path] = specialist
+                self._holders["specialist", target] = gone_path
+            kept[path] = self._entries[path].served = loaded
         for path, loaded in specialists.items():
             if not path.exists():
                 users = [i.value.name for i in kept.values() if _target(i) == loaded.value.name]
@@ -135,22 +136,25 @@ class FileStore:
                 stat = path.stat()
             except OSError:  # deleted between the listing and now
                 continue
-            signature = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+            signature = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
             before = self._entries.get(path)
             if before and before.signature == signature:
                 continue
             try:
-                self._entries[path] = _Entry(signature, read(path, model, self._shown(path)))
+                loaded = read(path, model, self._shown(path))
+                self._entries[path] = _Entry(signature, loaded, served=before.served if before else None)
             except CatalogError as error:
                 last_good = before.loaded if before else None
-                self._entries[path] = _Entry(signature, last_good, error.problems)
+                self._entries[path] = _Entry(
+                    signature, last_good, error.problems, before.served if before else None
+                )
         return {p: e for p, e in sorted(self._entries.items()) if p.parent == folder and p.exists()}
 
-    def _gone(self, folder: Path) -> dict[str, tuple[Path, Loaded]]:
+    def _gone(self, served: set[Path]) -> dict[str, tuple[Path, Loaded]]:
         return {
             entry.loaded.value.name: (path, entry.loaded)
             for path, entry in self._entries.items()
-            if entry.loaded and path.parent == folder and not path.exists()
+            if entry.loaded and path in served and not path.exists()
         }
 
     def _named(
@@ -187,7 +191,7 @@ class FileStore:
         _guard_writes(lambda: _replace(path, text), folder)
 
     def _shown(self, path: Path) -> str:
-        return f"{path.parent.name}/{path.name}"
+        return os.fsencode(f"{path.parent.name}/{path.name}").decode("utf-8", "backslashreplace")
 
 
 def _yaml_files(folder: Path) -> Iterable[Path]:

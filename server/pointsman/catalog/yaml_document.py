@@ -66,7 +66,11 @@ def parse(content: bytes) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise YamlError(mark.line + 1 if mark else 1, f"not YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a timestamp such as 2026-99-99
+    except yaml.reader.ReaderError as error:
+        # A character that YAML forbids; libyaml counts in bytes.
+        line = content[: error.position].count(b"\n") + 1
+        raise YamlError(line, f"not YAML: {error.reason}") from None
+    except yaml.YAMLError as error:
         raise YamlError(1, f"not YAML: {error}") from None
     return Document(data, lines)
 
@@ -97,7 +101,14 @@ def _build(loader: Any, node: yaml.Node, path: Path, lines: dict[Path, int]) -> 
         return {key: _build(loader, value, (*path, key), lines) for key, value in _unique_pairs(loader, node)}
     if isinstance(node, yaml.SequenceNode):
         return [_build(loader, child, (*path, i), lines) for i, child in enumerate(node.value)]
-    return loader.construct_object(node)
+    return _construct(loader, node)
+
+
+def _construct(loader: Any, node: yaml.Node) -> Any:
+    try:
+        return loader.construct_object(node)
+    except ValueError as error:  # a timestamp such as 2026-99-99, a number too long to convert
+        raise YamlError(node.start_mark.line + 1, f"not YAML: {error}", node.value) from None
 
 
 def _unique_pairs(loader: Any, node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
@@ -106,7 +117,7 @@ def _unique_pairs(loader: Any, node: yaml.MappingNode) -> Iterator[tuple[str, ya
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
             raise YamlError(line, "a key must be plain text")
-        key = str(loader.construct_object(key_node))
+        key = str(_construct(loader, key_node))
         if key in seen:
             raise YamlError(line, "key given twice", key)
         seen.add(key)
