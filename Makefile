@@ -1,9 +1,14 @@
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SERVE := .venv
 DEV := .venv-dev
+PEERS := .venv-peers
+DATA ?= ../shared/data
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: serve test check lint types stubs schema constraints bench clean
+.PHONY: serve test lint stubs schema constraints bench clean help
+
+help:
+	@grep '^## ' $(MAKEFILE_LIST) | sed 's/^## /make /'
 
 ## serve: install what serving needs, fetch the embedded default models, serve on 127.0.0.1:50051
 serve: $(SERVE)/installed
@@ -32,10 +37,23 @@ stubs: $(DEV)/installed
 ## schema: regenerate docs/schema and docs/configuration.md
 schema: $(DEV)/installed
 	$(DEV)/bin/pointsman schema
+	$(DEV)/bin/python .ci/configuration.py
 
 ## constraints: resolve constraints.txt anew
 constraints: $(DEV)/installed
 	$(DEV)/bin/python .ci/constraints.py
+
+## bench: run every benchmark, one after the other, on an otherwise idle machine; DATA names the data folder
+bench: $(DEV)/installed $(PEERS)/installed
+	$(DEV)/bin/python benchmarks/quality.py --data $(DATA)
+	$(DEV)/bin/python benchmarks/encoder.py
+	$(DEV)/bin/python benchmarks/route.py --data $(DATA)
+	$(DEV)/bin/python benchmarks/generate.py
+
+$(PEERS)/installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
+	touch $@
 
 $(SERVE)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(SERVE)

@@ -104,8 +104,16 @@ def main() -> None:
 
 
 _HEADERS = [
-    "", "p50 ms", "p99 ms", "p50 / shipped", "texts/s alone", f"texts/s by {BATCH}",
-    "cosine to fp32: mean", "least", f"cosine in a batch of {BATCH} to alone: mean", "least",
+    "",
+    "p50 ms",
+    "p99 ms",
+    "p50 / shipped",
+    "texts/s alone",
+    f"texts/s by {BATCH}",
+    "cosine to fp32: mean",
+    "least",
+    f"cosine in a batch of {BATCH} to alone: mean",
+    "least",
 ]
 
 
@@ -240,12 +248,20 @@ def _rows(variants: Sequence[Variant], texts: Sequence[str], absent: str | None)
         inside = np.concatenate([variant.encode_batch(batch) for batch in _batches(texts)])
         stability = _cosines(inside, _alone(variant, batched))
         label = f"**{variant.name} (shipped)**" if variant.name == SHIPPED else variant.name
-        rows.append([
-            label, f"{p50:.2f}", f"{p99:.2f}", f"{p50 / shipped_ms:.2f}",
-            f"{variant.texts / variant.alone_s:.0f}", f"{variant.texts / variant.batched_s:.0f}",
-            f"{fidelity.mean():.4f}", f"{fidelity.min():.4f}",
-            f"{stability.mean():.4f}", f"{stability.min():.4f}",
-        ])
+        rows.append(
+            [
+                label,
+                f"{p50:.2f}",
+                f"{p99:.2f}",
+                f"{p50 / shipped_ms:.2f}",
+                f"{variant.texts / variant.alone_s:.0f}",
+                f"{variant.texts / variant.batched_s:.0f}",
+                f"{fidelity.mean():.4f}",
+                f"{fidelity.min():.4f}",
+                f"{stability.mean():.4f}",
+                f"{stability.min():.4f}",
+            ]
+        )
     return rows
 
 

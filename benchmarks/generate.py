@@ -1,6 +1,6 @@
 """Generate over gRPC beside the engine's own HTTP API: time to first token, and tokens a second.
 
-    make bench-generate         # or: python benchmarks/generate.py
+    make bench                  # or: python benchmarks/generate.py
 
 Two engines of one kind, model and settings run: one under a pointsman server of its own process, one asked
 directly over HTTP by this process, with the same messages and sampling. Rounds alternate; while one is
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import grpc
 import httpx2
-import report
 from rich.progress import Progress
 
+import report
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.catalog.store import FileStore
 from pointsman.generation.engine_process import EngineProcess, EngineSpec
@@ -76,8 +76,12 @@ async def engine(specialists):
     settings = load()
     store = ArtifactStore(settings.paths.models, ROOT / "specialists")
     spec = EngineSpec(
-        "llama_cpp", store.fetch(specialists[0].base), (), max(s.context_tokens for s in specialists),
-        settings.engine.slots, settings.engine.threads,
+        "llama_cpp",
+        store.fetch(specialists[0].base),
+        (),
+        max(s.context_tokens for s in specialists),
+        settings.engine.slots,
+        settings.engine.threads,
     )
     process = EngineProcess(spec, settings.engine)
     async with asyncio.TaskGroup() as tasks:
@@ -104,7 +108,9 @@ async def ask_pointsman(stub, prompt: str, max_tokens: int) -> Answer:
         elif kind == "done":
             tokens = event.done.usage.completion_tokens
         elif kind == "decision" and event.decision.specialist != "general":
-            raise SystemExit(f"routed to {event.decision.specialist!r}; choose prompts that no intent is near")
+            raise SystemExit(
+                f"routed to {event.decision.specialist!r}; choose prompts that no intent is near"
+            )
     return Answer((first - begun) * 1e3, tokens, time.perf_counter() - begun)
 
 
@@ -158,7 +164,9 @@ async def run(arguments: argparse.Namespace, port: int, progress: Progress):
             for streams in STREAMS:
                 for name in ("engine", "pointsman") if number % 2 else ("pointsman", "engine"):
                     subjects = [SUBJECTS[(number * 4 + i) % len(SUBJECTS)] for i in range(streams)]
-                    prompts = [f"Round {number}: invent a dreamy tale about {s}, very long." for s in subjects]
+                    prompts = [
+                        f"Round {number}: invent a dreamy tale about {s}, very long." for s in subjects
+                    ]
                     begun = time.perf_counter()
                     found = await asyncio.gather(*(both(name, prompt) for prompt in prompts))
                     rates[name, streams].append(sum(a.tokens for a in found) / (time.perf_counter() - begun))
@@ -168,7 +176,9 @@ async def run(arguments: argparse.Namespace, port: int, progress: Progress):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=128, help="longest answer")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "generate.md")
@@ -192,9 +202,12 @@ def main() -> None:
         f"{report.versions('pointsman', 'grpcio', 'xllamacpp', 'openai')}; SmolLM2-135M-Instruct Q4_1, "
         f"{settings.engine.threads} engine thread(s), {settings.engine.slots} slots.\n"
         f"{arguments.rounds} alternating rounds, answers of up to {arguments.tokens} tokens; tokens/s is all tokens of a "
-        "round over its wall time, prompt processing included; medians over rounds.\n\n" + report.table(headers, rows)
+        "round over its wall time, prompt processing included; medians over rounds.\n\n"
+        + report.table(headers, rows)
     )
-    report.write(arguments.out, "Generate: beside the engine asked directly", body, "python benchmarks/generate.py")
+    report.write(
+        arguments.out, "Generate: beside the engine asked directly", body, "python benchmarks/generate.py"
+    )
     print(body)
 
 

@@ -1,6 +1,6 @@
 """Route over gRPC: latency and throughput, beside the bare encoder and aurelio semantic-router.
 
-    make bench-route            # or: python benchmarks/route.py --peer-python .venv-peers/bin/python
+    make bench                  # or: python benchmarks/route.py --peer-python .venv-peers/bin/python
 
 Each server is a process of its own; this process is the load. Rounds alternate (encoder, pointsman,
 semantic-router, encoder, …), so that what the machine does meanwhile meets all of them alike. The encoder
@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-import report
 import yaml
 from rich.progress import Progress
 
+import report
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.embedding.build import TOKENIZER, default_graph
 from pointsman.embedding.onnx_encoder import OnnxEncoder
@@ -65,11 +65,25 @@ def pointsman(intents: Path, scratch: Path):
 @contextmanager
 def semantic_router(python: Path, intents: Path, model: Path, tokenizer: Path, texts: Path):
     command = [
-        str(python), str(ROOT / "benchmarks" / "aurelio_server.py"),
-        "--intents", str(intents), "--model", str(model), "--tokenizer", str(tokenizer), "--texts", str(texts),
+        str(python),
+        str(ROOT / "benchmarks" / "aurelio_server.py"),
+        "--intents",
+        str(intents),
+        "--model",
+        str(model),
+        "--tokenizer",
+        str(tokenizer),
+        "--texts",
+        str(texts),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "SEMANTIC_ROUTER_LOG_LEVEL": "ERROR"}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "SEMANTIC_ROUTER_LOG_LEVEL": "ERROR",
+    }
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    )
     try:
         line = next((line for line in process.stdout if line.startswith("{")), None)
         if line is None:
@@ -116,11 +130,17 @@ def clinc_intents(data: Path, folder: Path) -> None:
     folder.mkdir()
     for intent, texts in by_intent.items():
         name = intent.lower()
-        fields = {"name": name, "target": "general", "exemplars": list(dict.fromkeys(t.strip() for t in texts))}
+        fields = {
+            "name": name,
+            "target": "general",
+            "exemplars": list(dict.fromkeys(t.strip() for t in texts)),
+        }
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(fields, sort_keys=False))
 
 
-def measure(intents: Path, texts: list[str], arguments: argparse.Namespace, scratch: Path, progress: Progress):
+def measure(
+    intents: Path, texts: list[str], arguments: argparse.Namespace, scratch: Path, progress: Progress
+):
     settings = load()
     store = ArtifactStore(settings.paths.models, ROOT / "specialists")
     model, tokenizer = default_graph(store), store.fetch(TOKENIZER)
@@ -150,16 +170,30 @@ def measure(intents: Path, texts: list[str], arguments: argparse.Namespace, scra
 def render(title: str, latencies, rates, in_process: list[float]) -> str:
     rows = []
     encoder = report.percentile(latencies["encoder", 1], 50)
-    rows.append(["bare encoder, in process", "1", f"{encoder:.2f}", f"{report.percentile(latencies['encoder', 1], 99):.2f}", report.NOTHING, "1.00"])
+    rows.append(
+        [
+            "bare encoder, in process",
+            "1",
+            f"{encoder:.2f}",
+            f"{report.percentile(latencies['encoder', 1], 99):.2f}",
+            report.NOTHING,
+            "1.00",
+        ]
+    )
     for clients in CLIENTS:
         for name in PROCESSES:
             ms = latencies[name, clients]
             p50 = report.percentile(ms, 50)
-            rows.append([
-                f"{name} over gRPC", str(clients), f"{p50:.2f}", f"{report.percentile(ms, 99):.2f}",
-                f"{report.percentile(rates[name, clients], 50):.0f}",
-                f"{p50 / encoder:.2f}" if clients == 1 else report.NOTHING,
-            ])
+            rows.append(
+                [
+                    f"{name} over gRPC",
+                    str(clients),
+                    f"{p50:.2f}",
+                    f"{report.percentile(ms, 99):.2f}",
+                    f"{report.percentile(rates[name, clients], 50):.0f}",
+                    f"{p50 / encoder:.2f}" if clients == 1 else report.NOTHING,
+                ]
+            )
     table = report.table(["", "clients", "p50 ms", "p99 ms", "requests/s", "p50 / encoder"], rows)
     ratios = [
         f"{c} clients: p50 {report.percentile(latencies['semantic-router', c], 50) / report.percentile(latencies['pointsman', c], 50):.2f}, "
@@ -173,15 +207,23 @@ def render(title: str, latencies, rates, in_process: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peer-python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python")
-    parser.add_argument("--data", type=Path, help="folder with clinc150/data_full.json (clinc/oos-eval on GitHub)")
+    parser.add_argument(
+        "--data", type=Path, help="folder with clinc150/data_full.json (clinc/oos-eval on GitHub)"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=600, help="a round, with 8 and 64 clients")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "route.md")
     arguments = parser.parse_args()
     shipped = ROOT / "intents"
-    texts = [text for path in sorted(shipped.glob("*.yaml")) for text in yaml.safe_load(path.read_text())["exemplars"]]
+    texts = [
+        text
+        for path in sorted(shipped.glob("*.yaml"))
+        for text in yaml.safe_load(path.read_text())["exemplars"]
+    ]
     random.Random(0).shuffle(texts)
     texts = texts[:300]
     words = report.percentile([len(text.split()) for text in texts], 50)
@@ -191,13 +233,23 @@ def main() -> None:
         sections.append(render("Shipped intents", *measure(shipped, texts, arguments, scratch, progress)))
         if arguments.data:
             clinc_intents(arguments.data, scratch / "clinc150")
-            sections.append(render("CLINC150 training set", *measure(scratch / "clinc150", texts, arguments, scratch, progress)))
+            sections.append(
+                render(
+                    "CLINC150 training set",
+                    *measure(scratch / "clinc150", texts, arguments, scratch, progress),
+                )
+            )
     body = (
         f"{report.versions('pointsman', 'grpcio', 'onnxruntime', 'faiss-cpu')}; semantic-router 1.1.1 with the same encoder file.\n"
         f"{len(texts)} prompts, median {words:.0f} words; {arguments.rounds} alternating rounds; encoder and BLAS on one thread;\n"
         "server, load and encoder share the cores.\n\n" + "\n".join(sections)
     )
-    report.write(arguments.out, "Route: latency and throughput", body, "python benchmarks/route.py" + (" --data DATA" if arguments.data else ""))
+    report.write(
+        arguments.out,
+        "Route: latency and throughput",
+        body,
+        "python benchmarks/route.py" + (" --data DATA" if arguments.data else ""),
+    )
     print(body)
 
 

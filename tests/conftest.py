@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
-from harness import BASE_SHA256, BASE_URI, Site
 
+from harness import BASE_SHA256, BASE_URI, Site
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.settings import load
 from pointsman.values.catalog import Artifact

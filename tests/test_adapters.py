@@ -6,9 +6,9 @@ from typing import Any
 
 import grpc
 import pytest
+
 from adapters import write_adapter
 from harness import BASE_SHA256, BASE_URI, Running, Site, collect, running, write_specialist
-
 from pointsman.client import constraints
 from pointsman.v1 import catalog_pb2, router_pb2
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 import pytest
-from harness import Cloud, Running, Site, collect, running, until
 
+from harness import Cloud, Running, Site, collect, running, until
 from pointsman.client import constraints, explain
 from pointsman.settings import Settings
 from pointsman.v1 import router_pb2

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from harness import Site, collect, running, until, write_specialist
 
+from harness import Site, collect, running, until, write_specialist
 from pointsman.client import constraints
 from pointsman.v1 import router_pb2
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapters import write_adapter
 
+from adapters import write_adapter
 from pointsman.errors import ArtifactError
 from pointsman.generation.gguf_check import check_adapter, check_base
 

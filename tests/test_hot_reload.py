@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 import pytest
-from harness import REFUND, Running, Site, collect, running, until, write_intent, write_specialist
 
+from harness import REFUND, Running, Site, collect, running, until, write_intent, write_specialist
 from pointsman.client import constraints
 from pointsman.v1 import router_pb2
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import grpc
 import pytest
-from harness import Site
 
+from harness import Site
 from pointsman import Client
 from pointsman.client import constraints
 from pointsman.v1 import router_pb2

@@ -5,8 +5,8 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from harness import REFUND, Site, running, write_intent, write_specialist
 
+from harness import REFUND, Site, running, write_intent, write_specialist
 from pointsman.client import constraints
 from pointsman.v1 import catalog_pb2, router_pb2
 

@@ -204,12 +204,14 @@ def _specification(group: list[_Files], settings: EngineSettings) -> tuple[Engin
     }
     order = tuple(sorted(adapters))
     kind = group[0].specialist.engine
+    native = settings.llama_server if kind == "llama_cpp" else None
     spec = EngineSpec(
-        kind=kind,
+        kind="llama_server" if native else kind,
         model=group[0].base,
         adapters=tuple(adapters[sha256] for sha256 in order),
         context_tokens=max(files.specialist.context_tokens for files in group),
         slots=settings.slots if kind == "llama_cpp" else 1,
         threads=settings.threads,
+        binary=native,
     )
     return spec, order

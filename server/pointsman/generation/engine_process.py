@@ -26,6 +26,7 @@ from pointsman.values.catalog import EngineState
 _log = structlog.get_logger()
 _CHILDREN = {
     "llama_cpp": "pointsman.generation.llama_cpp_child",
+    "llama_server": "pointsman.generation.llama_server_child",
     "ctransformers": "pointsman.generation.ctransformers_child",
 }
 _HEALTHY_AFTER_S = 30.0
@@ -41,6 +42,7 @@ class EngineSpec:
 
     adapters: files, in the order in which requests scale them
     context_tokens: of one slot
+    binary: a native llama-server, for the kind of that name
     """
 
     kind: str
@@ -49,6 +51,7 @@ class EngineSpec:
     context_tokens: int
     slots: int
     threads: int
+    binary: Path | None = None
 
 
 class EngineProcess:
@@ -263,7 +266,7 @@ class EngineProcess:
             base_url=self.url,
             timeout=timeout_s,
             trust_env=False,
-            verify=False,  # noqa: S501
+            verify=False,
         ) as client:
             while missed < _MISSED_CHECKS:
                 await asyncio.sleep(self._settings.health_interval_s)

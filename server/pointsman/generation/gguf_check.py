@@ -33,7 +33,7 @@ def check_base(path: Path) -> BaseModel:
         ArtifactError: not a GGUF model, or cut short.
 
     """
-    reader = _open(path)
+    reader = open_gguf(path)
     shapes = {tensor.name: tuple(int(size) for size in tensor.shape) for tensor in reader.tensors}
     if not shapes:
         raise ArtifactError(f"{path.name}: no tensors; not a model")
@@ -51,7 +51,7 @@ def check_adapter(path: Path, base_path: Path) -> None:
 
     """
     base = check_base(base_path)
-    reader = _open(path)
+    reader = open_gguf(path)
     for key, wanted in (
         ("general.type", "adapter"),
         ("adapter.type", "lora"),
@@ -76,7 +76,13 @@ def check_adapter(path: Path, base_path: Path) -> None:
             raise ArtifactError(f"{path.name}: tensor {name!r} has no lora_a beside it")
 
 
-def _open(path: Path) -> Any:
+def open_gguf(path: Path) -> Any:
+    """Return a `gguf.GGUFReader`.
+
+    Raises:
+        ArtifactError: not a GGUF file, damaged, or cut short.
+
+    """
     import gguf
 
     with path.open("rb") as file:

