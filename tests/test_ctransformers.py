@@ -1,7 +1,6 @@
 """The second engine: a real child process, a real library, and a model that is a table of successors."""
 
 import asyncio
-import importlib.util
 import json
 import os
 import re
@@ -28,9 +27,6 @@ from pointsman.values.request import Message, Role
 
 pytestmark = [
     pytest.mark.model,
-    pytest.mark.skipif(
-        importlib.util.find_spec("ctransformers") is None, reason="needs the extra `ctransformers`"
-    ),
 ]
 
 # The HTTP client reads its own version from disk at its first use: before a loop runs, then.

@@ -7,7 +7,18 @@ from typing import Any
 import grpc
 import pytest
 
-from harness import REFUND, Running, Site, collect, running, until, write_intent, write_specialist
+from harness import (
+    BASE_SHA256,
+    BASE_URI,
+    REFUND,
+    Running,
+    Site,
+    collect,
+    running,
+    until,
+    write_intent,
+    write_specialist,
+)
 from pointsman.client import constraints
 from pointsman.v1 import router_pb2
 
@@ -144,3 +155,58 @@ async def test_a_dropped_specialist_file_is_served(site: Site, base_model: Path)
         sampling = router_pb2.Sampling(temperature=0, max_tokens=3)
         text, _ = await collect(server.client.generate("hello", constraints(specialist="fresh"), sampling))
         assert text
+
+
+@pytest.mark.model
+async def test_a_specialist_edited_to_a_wrong_sha256_goes_on_answering_as_before(
+    site: Site, base_model: Path
+) -> None:
+    async with running(site.fill().settings(), watch=True) as server:
+        version = server.core.catalogs.version
+        base = {"uri": BASE_URI, "sha256": "0" * 64}
+        write_specialist(site.specialists, "support", base=base)
+        await until(lambda: server.core.catalogs.catalog.problems, 20.0)
+        (problem,) = await _problems(server)
+        assert problem.value == "support"
+        sampling = router_pb2.Sampling(temperature=0, max_tokens=3)
+        text, _ = await collect(server.client.generate("hello", constraints(specialist="support"), sampling))
+        assert text
+        write_specialist(site.specialists, "support")
+        await until(lambda: not server.core.catalogs.catalog.problems, 20.0)
+        assert server.core.catalogs.version == version
+
+
+@pytest.mark.model
+async def test_an_intent_takes_effect_while_a_specialist_s_model_is_still_being_fetched(
+    site: Site, base_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading
+
+    from pointsman.artifacts.store import ArtifactStore
+    from pointsman.values.catalog import Artifact
+
+    fetched, fetch = threading.Event(), ArtifactStore.fetch
+
+    class Slow(ArtifactStore):
+        def fetch(self, artifact: Artifact) -> Path:
+            if artifact.uri.endswith("slow.gguf"):
+                fetched.wait(20)
+            return fetch(self, artifact)
+
+    monkeypatch.setattr("pointsman.host.serve.ArtifactStore", Slow)
+    async with running(site.fill().settings(), watch=True) as server:
+        await asyncio.to_thread((site.specialists / "slow.gguf").hardlink_to, base_model)
+        write_specialist(
+            site.specialists, "fresh", base={"uri": "file:slow.gguf", "sha256": BASE_SHA256[::-1]}
+        )
+        await until(lambda: server.core.catalogs.catalog.specialist("fresh"), 5.0)
+        (problem,) = await _problems(server)
+        assert problem.message == "its model files are being fetched"
+        write_intent(site.intents, "hours", "support", HOURS)
+        assert await until(lambda: len(server.core.catalogs.catalog.intents) == 3, 5.0) < 1.5
+        fetched.set()
+
+        async def judged() -> bool:
+            return "sha256" in (await _problems(server))[0].message
+
+        await until(judged, 20.0)

@@ -222,7 +222,7 @@ def child_environment() -> dict[str, str]:
     """Return the environment of an engine's process: ours, without its secrets, with calm OpenMP threads.
 
     Spinning OpenMP threads on a busy machine slowed decoding by two orders of magnitude
-    (docs/engines.md), so idle threads sleep.
+    (docs/operations.md), so idle threads sleep.
     """
     own = {
         key: value

@@ -48,7 +48,7 @@ class ArtifactStore:
 
     def path(self, artifact: Artifact) -> Path:
         """Return where a fetched artifact stands, whether or not it has been fetched."""
-        return self.models_dir / artifact.sha256 / PurePosixPath(artifact.uri).name
+        return self.models_dir / artifact.sha256 / _name(artifact)
 
     def has(self, artifact: Artifact) -> bool:
         """Return whether the artifact has been fetched and verified."""
@@ -71,7 +71,7 @@ class ArtifactStore:
                 scratch = Path(name)
                 copy = scratch / "artifact"
                 with copy.open("wb") as sink:
-                    digest = self._copy(uri, scratch, sink, PurePosixPath(artifact.uri).name)
+                    digest = self._copy(uri, scratch, sink, _name(artifact))
                 if digest != artifact.sha256:
                     raise ArtifactError(
                         f"{artifact.uri}: sha256 is {digest}, the manifest says {artifact.sha256}; "
@@ -170,3 +170,8 @@ class ArtifactStore:
             return Path(hf_hub_download(uri.repo, uri.file, revision=uri.revision, local_dir=scratch / "hub"))
         except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError, ValueError) as error:
             raise ArtifactError(f"hf:{uri.repo}/{uri.file}: {str(error).splitlines()[0]}") from error
+
+
+def _name(artifact: Artifact) -> str:
+    _, _, rest = artifact.uri.partition(":")
+    return PurePosixPath(rest).name

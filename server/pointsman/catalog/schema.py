@@ -5,10 +5,19 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from pointsman.values.catalog import CLOUD, Adapter, Artifact, FewShot, Intent, Specialist
 
@@ -64,15 +73,18 @@ class IntentFile(_File):
         Field(ge=-1, le=1, description="Score from which the intent is accepted; calibrated when left out."),
     ] = None
 
-    @model_validator(mode="after")
-    def _texts_are_distinct(self) -> Self:
-        seen: set[str] = set()
-        for field, texts in (("exemplars", self.exemplars), ("negatives", self.negatives)):
-            for i, text in enumerate(texts):
-                if normalise(text) in seen:
-                    raise _refusal((field, i), "the same text stands in this file twice", text)
-                seen.add(normalise(text))
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _texts_are_distinct(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Look for repeated texts in what was given, so that they are named beside all other problems."""
+        repeated = list(_repeated_texts(data)) if isinstance(data, dict) else []
+        try:
+            intent = validate(data)
+        except ValidationError as error:
+            raise ValidationError.from_exception_data(cls.__name__, [*_details(error), *repeated]) from None
+        if repeated:
+            raise ValidationError.from_exception_data(cls.__name__, repeated)
+        return intent
 
     def to_value(self) -> Intent:
         """Return the intent that the file states."""
@@ -207,6 +219,27 @@ class SpecialistFile(_File):
                 "task_types": list(specialist.task_types),
             }
         )
+
+
+def _repeated_texts(data: dict[str, Any]) -> Iterator[InitErrorDetails]:
+    seen: set[str] = set()
+    for field in ("exemplars", "negatives"):
+        texts = data.get(field)
+        for i, text in enumerate(texts if isinstance(texts, list) else ()):
+            if not isinstance(text, str) or not text.strip():
+                continue
+            if normalise(text) in seen:
+                kind = PydanticCustomError("repeated", "the same text stands in this file twice")
+                yield InitErrorDetails(type=kind, loc=(field, i), input=text)
+            seen.add(normalise(text))
+
+
+def _details(error: ValidationError) -> Iterator[InitErrorDetails]:
+    """Return the errors of a validation in the form in which they can be raised once more."""
+    for item in error.errors(include_url=False, include_context=False):
+        # `missing` keeps its type: it stands on the line of what should hold the field.
+        kind = PydanticCustomError("missing" if item["type"] == "missing" else "refused", item["msg"])
+        yield InitErrorDetails(type=kind, loc=item["loc"], input=item["input"])
 
 
 def _refusal(path: tuple[str | int, ...], message: str, value: object) -> PydanticCustomError:

@@ -128,10 +128,12 @@ def generate(
 def pull(config: Config = None) -> None:
     """Fetch and verify the encoder and all model files of specialists/."""
     from pointsman.host.check import pull_models
+    from pointsman.host.logs import configure_logs
     from pointsman.host.progress import fetch_progress
     from pointsman.settings import load
 
     settings = load(config)
+    configure_logs(settings.log)
     with fetch_progress() as progress:
         for line in pull_models(settings, progress):
             print(line)

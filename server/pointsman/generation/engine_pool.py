@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.errors import ArtifactError, BackendDownError
 from pointsman.generation.engine_process import EngineProcess, EngineSpec
@@ -20,8 +18,8 @@ from pointsman.generation.gguf_check import check_adapter, check_base
 from pointsman.settings import Engine as EngineSettings
 from pointsman.values.catalog import EngineState, Specialist, SpecialistStatus
 
-_log = structlog.get_logger()
 _DRAIN_POLL_S = 0.05
+_FETCHES = 4
 
 Key = tuple[str, str]  # engine kind, sha256 of the base
 
@@ -52,63 +50,68 @@ class _Seat:
 class EnginePool:
     """Engines for the specialists of the current catalog. `tasks` owns their lives."""
 
-    def __init__(
-        self, settings: EngineSettings, store: ArtifactStore, tasks: asyncio.TaskGroup, drain_s: float
-    ) -> None:
+    def __init__(self, settings: EngineSettings, store: ArtifactStore, tasks: asyncio.TaskGroup) -> None:
         self._settings = settings
         self._store = store
         self._tasks = tasks
-        self._drain_s = drain_s
+        self._retiring: set[EngineProcess] = set()
+        self._problems: dict[Specialist, str] = {}
         self._seats: dict[Key, _Seat] = {}
-        self._problems: dict[str, str] = {}
         self._lock = asyncio.Lock()
-        self._files_thread = ThreadPoolExecutor(1, thread_name_prefix="artifacts")
+        self._files_thread = ThreadPoolExecutor(_FETCHES, thread_name_prefix="artifacts")
 
     @property
     def engines(self) -> list[EngineProcess]:
         """The engines that new requests may get."""
         return [seat.engine for seat in self._seats.values()]
 
-    async def check(self, specialist: Specialist) -> None:
-        """Fetch and verify the files of a specialist.
+    def unfetched(self, specialists: Sequence[Specialist]) -> set[Specialist]:
+        """Return those that have files which are not on this machine, and were not refused before."""
+        return {
+            specialist
+            for specialist in specialists
+            if specialist not in self._problems
+            and not all(self._store.has(artifact) for artifact in specialist.artifacts)
+        }
 
-        Raises:
-            ArtifactError: they cannot be had or used; says which and why.
+    def forget_problems(self) -> None:
+        """Judge files anew that were refused: a hub may be back, a file may have been put in its place."""
+        self._problems.clear()
 
-        """
-        await self._prepare(specialist)
+    async def verify(self, specialists: Sequence[Specialist]) -> dict[str, str]:
+        """Fetch and check the files of specialists; returns what is wrong, by name."""
+        problems: dict[str, str] = {}
+        for specialist in specialists:
+            self._problems.pop(specialist, None)
+            try:
+                await self._prepare(specialist)
+            except ArtifactError as error:
+                problems[specialist.name] = self._problems[specialist] = str(error)
+        return problems
 
     async def apply(self, specialists: Sequence[Specialist]) -> dict[str, str]:
         """Run the engines that these specialists need, and no others; returns what is wrong, by name.
 
-        A specialist with a problem takes nothing from the others: an engine that does not start leaves
-        the one before it in place.
+        A specialist with a problem takes nothing from the others: an engine that does not start leaves the
+        one before it in place.
         """
         async with self._lock:
-            problems: dict[str, str] = {}
             groups: dict[Key, list[_Files]] = {}
+            problems = await self.verify(specialists)
             for specialist in specialists:
-                try:
-                    files = await self._prepare(specialist)
-                except ArtifactError as error:
-                    problems[specialist.name] = str(error)
-                    _log.error("specialist.refused", specialist=specialist.name, error=str(error))
-                else:
-                    groups.setdefault(_key(specialist), []).append(files)
+                if specialist.name not in problems:
+                    groups.setdefault(_key(specialist), []).append(await self._prepare(specialist))
             for key, group in groups.items():
                 problems |= await self._seat(key, group)
-            wanted = {_key(specialist) for specialist in specialists}
-            for key in set(self._seats) - wanted:
+            for key in set(self._seats) - set(groups):
                 self._retire(self._seats.pop(key).engine)
-            self._problems = problems
             return problems
 
     def status(self, specialist: Specialist) -> SpecialistStatus:
         """Return how a specialist is doing."""
         seat = self._seats.get(_key(specialist))
-        problem = self._problems.get(specialist.name, "")
-        if seat is None or problem:
-            return SpecialistStatus(specialist, EngineState.DOWN, problem or "not loaded yet")
+        if seat is None or not _held(specialist, seat.adapters):
+            return SpecialistStatus(specialist, EngineState.DOWN, self._problem(specialist))
         return SpecialistStatus(specialist, seat.engine.state, seat.engine.error)
 
     @asynccontextmanager
@@ -121,9 +124,9 @@ class EnginePool:
         """
         seat = self._seats.get(_key(specialist))
         sha256 = specialist.adapter.artifact.sha256 if specialist.adapter else None
-        if seat is None or (sha256 is not None and sha256 not in seat.adapters):
-            why = self._problems.get(specialist.name, "not loaded yet")
-            raise BackendDownError(f"specialist {specialist.name!r} cannot answer: {why}", retry_after_s=1.0)
+        if seat is None or not _held(specialist, seat.adapters):
+            message = f"specialist {specialist.name!r} cannot answer: {self._problem(specialist)}"
+            raise BackendDownError(message, retry_after_s=1.0)
         scale = specialist.adapter.scale if specialist.adapter else 0.0
         scales = tuple(scale if held == sha256 else 0.0 for held in seat.adapters)
         seat.engine.in_flight += 1
@@ -134,10 +137,13 @@ class EnginePool:
 
     def stop(self) -> None:
         """End all engines."""
-        for seat in self._seats.values():
-            seat.engine.stop()
+        for engine in [*self.engines, *self._retiring]:
+            engine.stop()
         self._seats.clear()
         self._files_thread.shutdown(wait=False, cancel_futures=True)
+
+    def _problem(self, specialist: Specialist) -> str:
+        return self._problems.get(specialist, "its model files are not loaded yet")
 
     async def _prepare(self, specialist: Specialist) -> _Files:
         loop = asyncio.get_running_loop()
@@ -161,7 +167,9 @@ class EnginePool:
         if problem and before is not None:
             engine.stop()
             # What the engine before it holds, it goes on serving.
-            return {f.specialist.name: problem for f in group if not _held(f.specialist, before.adapters)}
+            lost = [f.specialist for f in group if not _held(f.specialist, before.adapters)]
+            self._problems |= dict.fromkeys(lost, problem)
+            return {specialist.name: problem for specialist in lost}
         # An engine that does not start and replaces nothing stays: its supervisor goes on trying.
         self._seats[key] = _Seat(engine, adapters)
         if before is not None:
@@ -169,13 +177,15 @@ class EnginePool:
         return {}
 
     def _retire(self, engine: EngineProcess) -> None:
+        self._retiring.add(engine)
         self._tasks.create_task(self._drain(engine), name=f"drain {engine.name}")
 
     async def _drain(self, engine: EngineProcess) -> None:
-        deadline = asyncio.get_running_loop().time() + self._drain_s
-        while engine.in_flight and asyncio.get_running_loop().time() < deadline:
+        """End an engine once its last answer is made; answers end by themselves, at their token limits."""
+        while engine.in_flight and not engine.stopping:
             await asyncio.sleep(_DRAIN_POLL_S)
         engine.stop()
+        self._retiring.discard(engine)
 
 
 def _key(specialist: Specialist) -> Key:

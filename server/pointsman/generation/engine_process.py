@@ -110,6 +110,11 @@ class EngineProcess:
         if self.state is not EngineState.READY:
             raise BackendDownError(f"{self.name} does not start: {self.error}", permanent=True)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
         """End the engine and its supervision; `run` returns when it is gone."""
         self._stop.set()

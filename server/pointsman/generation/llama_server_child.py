@@ -18,6 +18,7 @@ import urllib.request
 from typing import Any
 
 from pointsman.generation.child import Child, run_child
+from pointsman.settings import child_environment
 
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
@@ -46,8 +47,8 @@ def start(specification: dict[str, Any]) -> Child:
     process = subprocess.Popen(
         command(specification, port),
         stdin=subprocess.DEVNULL,
-        env=os.environ
-        | {"LLAMA_API_KEY": specification["api_key"]},  # not on the command line: `ps` shows that
+        # Not on the command line: `ps` shows that.
+        env=child_environment() | {"LLAMA_API_KEY": specification["api_key"]},
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - this process has no threads yet
     )
     while not _answers(port):

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import structlog
@@ -21,6 +21,8 @@ from pointsman.settings import Settings
 from pointsman.values.catalog import Catalog, Intent, Problem, Specialist, SpecialistStatus
 
 _log = structlog.get_logger()
+_RETRY_S = 60.0
+"""Time between two looks at model files that were refused."""
 
 
 class SnapshotBuilder:
@@ -71,6 +73,12 @@ class CatalogManager:
         self._engines = engines
         self._metrics = metrics
         self._run_engines = run_engines
+        self._stated: tuple[Specialist, ...] | None = (
+            None  # the specialists that the engines were last set to
+        )
+        self._refused: tuple[Problem, ...] = ()  # whose files cannot be used
+        self._unfetched: set[Specialist] = set()
+        self._retry_at = time.monotonic() + _RETRY_S
         self._lock = asyncio.Lock()
 
     @property
@@ -87,19 +95,32 @@ class CatalogManager:
         """How each specialist is doing."""
         return [self._engines.status(specialist) for specialist in self.catalog.specialists]
 
-    async def reload(self) -> None:
-        """Take changed files into use; what is refused is logged and listed."""
+    async def reload(self, *, fetch: bool = True) -> None:
+        """Take changed files into use; what is refused is logged and listed.
+
+        Without `fetch`, specialists whose model files are not here yet are left for later.
+        """
         async with self._lock:
-            await self._reload()
+            await self._reload(fetch=fetch)
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Reload whenever a file changes, until `stop`."""
-        async for changed in changes([self._store.intents_dir, self._store.specialists_dir], stop):
-            _log.debug("catalog.files_changed", files=sorted(path.name for path in changed))
-            try:
-                await self.reload()
-            except (PointsmanError, OSError, ValueError) as error:
-                _log.error("catalog.reload_failed", error=str(error))
+        """Reload whenever a file changes, until `stop`. A model that is being fetched keeps no change waiting."""
+        fetching: set[Specialist] = set()
+
+        async def fetch(specialist: Specialist) -> None:
+            await self._engines.verify([specialist])
+            fetching.discard(specialist)
+            self._stated = None
+            await self._reload_or_log()
+
+        async with asyncio.TaskGroup() as tasks:
+            async for changed in changes([self._store.intents_dir, self._store.specialists_dir], stop):
+                _log.debug("catalog.files_changed", files=sorted(path.name for path in changed))
+                self._retry_refused()
+                await self._reload_or_log()
+                for specialist in self._unfetched - fetching:
+                    fetching.add(specialist)
+                    tasks.create_task(fetch(specialist), name=f"fetch {specialist.name}")
 
     async def put_intent(self, intent: Intent) -> str:
         """Create or replace an intent; see `FileStore.put_intent`."""
@@ -121,21 +142,23 @@ class CatalogManager:
             ArtifactError: its files cannot be had or used, or no engine starts with them.
 
         """
+        self._store.check_specialist(specialist)
+        refused = await self._engines.verify([specialist])  # outside the lock: a fetch may take minutes
+        if refused:
+            raise ArtifactError(refused[specialist.name])
         async with self._lock:
-            self._store.check_specialist(specialist)
-            await self._engines.check(specialist)
             before = self.catalog.specialist(specialist.name)
             await asyncio.to_thread(self._store.put_specialist, specialist)
             version = await self._reload()
-            status = self._engines.status(specialist)
-            if not status.error:
+            problem = next((p for p in self._refused if p.value == specialist.name), None)
+            if problem is None:
                 return version
             if before is None:
                 await asyncio.to_thread(self._store.delete, "specialist", specialist.name)
             else:
                 await asyncio.to_thread(self._store.put_specialist, before)
             await self._reload()
-            raise ArtifactError(f"specialist {specialist.name!r} cannot be served: {status.error}")
+            raise ArtifactError(f"specialist {specialist.name!r} cannot be served: {problem.message}")
 
     async def remove_specialist(self, name: str) -> str:
         """Remove a specialist.
@@ -153,15 +176,25 @@ class CatalogManager:
             await asyncio.to_thread(self._store.delete, "specialist", name)
             return await self._reload()
 
-    async def _reload(self) -> str:
+    def _retry_refused(self) -> None:
+        now = time.monotonic()
+        if self._refused and now >= self._retry_at:
+            self._retry_at = now + _RETRY_S
+            self._engines.forget_problems()
+            self._stated = None
+
+    async def _reload_or_log(self) -> None:
+        try:
+            await self.reload(fetch=False)
+        except (PointsmanError, OSError, ValueError) as error:
+            _log.error("catalog.reload_failed", error=str(error))
+
+    async def _reload(self, *, fetch: bool = True) -> str:
         begun = time.perf_counter()
         catalog = await asyncio.to_thread(self._store.load)  # file I/O has no place on the event loop
         current = self.catalog
-        if self._run_engines and catalog.specialists != current.specialists:
-            refused = await self._engines.apply(catalog.specialists)
-            catalog = replace(catalog, problems=catalog.problems + _problems(refused))
-        else:
-            catalog = replace(catalog, problems=catalog.problems + self._engine_problems(current))
+        if self._run_engines:
+            catalog = await self._with_engines(catalog, fetch=fetch)
         if (catalog.intents, catalog.specialists, catalog.problems) == (
             current.intents,
             current.specialists,
@@ -181,22 +214,36 @@ class CatalogManager:
         )
         for problem in catalog.problems:
             if problem not in current.problems:
-                _log.error(
-                    "catalog.refused",
-                    file=problem.file,
-                    line=problem.line,
-                    field=problem.field,
-                    value=problem.value,
-                    message=problem.message,
-                )
+                _log.error("catalog.refused", **asdict(problem))
         return self.version
 
-    def _engine_problems(self, catalog: Catalog) -> tuple[Problem, ...]:
-        """Problems of model files stand until the specialists change."""
-        names = {s.name: s for s in catalog.specialists}
-        return tuple(
-            problem for problem in catalog.problems if problem.field == "files" and problem.value in names
+    async def _with_engines(self, catalog: Catalog, *, fetch: bool) -> Catalog:
+        """Run the engines of a catalog; specialists that cannot be served keep their last good manifest."""
+        if catalog.specialists != self._stated:
+            await self._set_engines(catalog.specialists, fetch=fetch)
+            self._stated = catalog.specialists
+        return replace(
+            catalog,
+            specialists=self._last_good(catalog.specialists),
+            problems=catalog.problems + self._refused,
         )
+
+    async def _set_engines(self, specialists: tuple[Specialist, ...], *, fetch: bool) -> None:
+        engines = self._engines
+        self._unfetched = set()
+        if not fetch:
+            self._unfetched = await asyncio.to_thread(engines.unfetched, specialists)
+        refused = {s.name: "its model files are being fetched" for s in self._unfetched}
+        refused |= await engines.verify([s for s in specialists if s not in self._unfetched])
+        self._refused = _problems(refused)
+        # The last good manifest of a refused one, if it has any, serves in its place.
+        serving = [s for s in self._last_good(specialists) if s.name not in refused or s not in specialists]
+        refused |= await engines.apply(serving)
+        self._refused = _problems(refused)
+
+    def _last_good(self, stated: tuple[Specialist, ...]) -> tuple[Specialist, ...]:
+        refused = {problem.value for problem in self._refused}
+        return tuple((s.name in refused and self.catalog.specialist(s.name)) or s for s in stated)
 
 
 def _problems(refused: dict[str, str]) -> tuple[Problem, ...]:

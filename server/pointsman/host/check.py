@@ -9,7 +9,7 @@ from pointsman.embedding.load import load_encoder
 from pointsman.errors import ArtifactError
 from pointsman.generation.gguf_check import check_adapter, check_base
 from pointsman.settings import Settings
-from pointsman.values.catalog import CLOUD, Artifact, Catalog, Specialist
+from pointsman.values.catalog import CLOUD, Catalog, Specialist
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def check_catalog(settings: Settings, *, fetch: bool) -> Report:
     problems += [f"{folder}/: no such folder" for folder in folders if not folder.is_dir()]
     unchecked = 0
     for specialist in catalog.specialists:
-        if not fetch and not all(store.has(artifact) for artifact in _artifacts(specialist)):
+        if not fetch and not all(store.has(artifact) for artifact in specialist.artifacts):
             unchecked += 1
             continue
         try:
@@ -66,14 +66,10 @@ def pull_models(settings: Settings, progress: Progress) -> Iterator[str]:
     encoder = load_encoder(settings.encoder, store)
     yield f"encoder {settings.encoder.model}: {encoder.dimensions} dimensions, hash {encoder.hash[:12]}"
     catalog = FileStore(settings.paths.intents, settings.paths.specialists).load()
-    artifacts = {a.sha256: a for s in catalog.specialists for a in _artifacts(s)}
+    artifacts = {a.sha256: a for s in catalog.specialists for a in s.artifacts}
     for artifact in artifacts.values():
         path = store.fetch(artifact)
         yield f"{artifact.uri}: {path.stat().st_size >> 20} MiB, sha256 {artifact.sha256[:12]} verified"
-
-
-def _artifacts(specialist: Specialist) -> list[Artifact]:
-    return [specialist.base, *([specialist.adapter.artifact] if specialist.adapter else [])]
 
 
 def _check_files(store: ArtifactStore, specialist: Specialist) -> None:

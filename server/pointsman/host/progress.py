@@ -1,13 +1,16 @@
-"""Progress of fetches: a bar on a terminal, one line a file elsewhere."""
+"""Progress of fetches: bars on a terminal, and one log line a file elsewhere."""
 
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import structlog
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pointsman.artifacts.store import Progress as Report
+
+_log = structlog.get_logger()
 
 
 @contextmanager
@@ -29,8 +32,7 @@ class _Lines:
         del done, total
         if what not in self._said:
             self._said.add(what)
-            sys.stderr.write(f"{what}\n")
-            sys.stderr.flush()
+            _log.info("artifact.progress", doing=what)
 
 
 class _Bars:

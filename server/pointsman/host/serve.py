@@ -59,7 +59,7 @@ async def open_core(
     metrics = Metrics()
     try:
         async with asyncio.TaskGroup() as tasks:
-            pool = EnginePool(settings.engine, store, tasks, settings.server.grace_s)
+            pool = EnginePool(settings.engine, store, tasks)
             try:
                 router = Router(worker, await builder.build(Catalog()))
                 files = FileStore(settings.paths.intents, settings.paths.specialists)

@@ -79,4 +79,5 @@ def _rule_task_type(
     if local:
         message = f"task type {task_type!r} is one for the cloud, which the request forbids"
         raise InvalidRequestError("constraints.task_type", message)
-    return Ruling(None, Tier.CLOUD, False, Reason.TASK_TYPE, explanation)
+    reason = Reason.TASK_TYPE if tier is None else Reason.EXPLICIT_TIER
+    return Ruling(None, Tier.CLOUD, False, reason, explanation)

@@ -73,7 +73,7 @@ class Snapshot:
 
     @property
     def version(self) -> str:
-        """Hash of everything that decides a route."""
+        """Hash over encoder, intents and specialists."""
         return self.setup.version
 
 

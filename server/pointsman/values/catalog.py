@@ -82,6 +82,11 @@ class Specialist:
     engine: str = "llama_cpp"
     task_types: tuple[str, ...] = ()
 
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Its model files."""
+        return (self.base, self.adapter.artifact) if self.adapter else (self.base,)
+
 
 class EngineState(StrEnum):
     """What an engine is doing."""
@@ -114,7 +119,7 @@ class Catalog:
         return next((s for s in self.specialists if s.name == name), None)
 
     def digest(self, encoder_hash: str) -> str:
-        """Return 12 hex digits over everything that decides a route: same digest, same routes."""
+        """Return 12 hex digits over encoder, intents and specialists; settings are not in it."""
         content = {
             "encoder": encoder_hash,
             "intents": [asdict(intent) for intent in self.intents],
