@@ -27,6 +27,7 @@ lint: $(DEV)/installed
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/buf lint
 	$(DEV)/bin/python .ci/stubs.py --check
+	$(DEV)/bin/python .ci/configuration.py --check
 	$(DEV)/bin/hadolint Dockerfile
 	$(DEV)/bin/pointsman check
 

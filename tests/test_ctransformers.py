@@ -288,14 +288,16 @@ async def test_garbage_is_refused(tmp_path):
     path = tmp_path / "garbage.gguf"
     path.write_bytes(b"no model at all")
     async with supervised(path) as engine:
-        with pytest.raises(BackendDownError, match=r"garbage\.gguf: not a GGUF file: it begins with b'no m'"):
+        with pytest.raises(
+            BackendDownError, match=r"garbage\.gguf: not a GGUF file \(it begins with b'no m'\)"
+        ):
             await engine.settled()
 
 
 def test_a_missing_extra_is_named(model):
     program = (
         "import sys; sys.modules['ctransformers'] = None\n"
-        "from pointsman.generation.ctransformers_child import main; main()"
+        "import runpy; runpy.run_module('pointsman.generation.ctransformers_child', run_name='__main__')"
     )
     line = json.dumps(
         {"model": str(model), "adapters": [], "context_tokens": 128, "threads": 1, "api_key": "k"}

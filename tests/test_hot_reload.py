@@ -210,3 +210,19 @@ async def test_an_intent_takes_effect_while_a_specialist_s_model_is_still_being_
             return "sha256" in (await _problems(server))[0].message
 
         await until(judged, 20.0)
+
+
+async def test_a_swapped_link_is_noticed_as_a_mounted_config_map_has_it(site: Site) -> None:
+    def publish(version: str, exemplars: list[str]) -> None:
+        write_intent(site.intents / version, "hours", "general", exemplars)
+        link = site.intents / "..new"
+        link.symlink_to(version)
+        link.replace(site.intents / "..data")
+
+    site.fill()
+    publish("..1", HOURS)
+    (site.intents / "hours.yaml").symlink_to("..data/hours.yaml")
+    async with running(site.settings(), engines=False, watch=True) as server:
+        assert len(server.core.catalogs.catalog.intents) == 3
+        await asyncio.to_thread(publish, "..2", [*HOURS, "is the shop open at night"])
+        await until(lambda: len(server.core.catalogs.catalog.intents[0].exemplars) == 5, 15.0)

@@ -234,11 +234,3 @@ def test_exemplars_are_never_excluded_by_a_negative_farther_than_themselves():
     index, rows = with_negatives(unit_rows(np.random.default_rng(7), 9, 16), [0, 0, 0, 1, 1, 1, 2, 2, 2])
     scores = index.score(rows).scores
     np.testing.assert_array_equal(scores.argmax(axis=1), index.labels)
-
-
-def test_similarities_are_cosines_of_the_embeddings():
-    generator = np.random.default_rng(0)
-    labels = np.repeat(np.arange(3), 4)
-    rows, query = clustered_rows(generator, labels, 16), unit_rows(generator, 1, 16)[0]
-    found = ExemplarIndex(rows, labels, 3).similarities(query, np.array([5, 0]))
-    np.testing.assert_allclose(found, [rows[5] @ query, rows[0] @ query], atol=1e-6)

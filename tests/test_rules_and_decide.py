@@ -191,9 +191,7 @@ def test_local_only_is_a_veto_and_no_reason():
         (Constraints(task_type="arithmetic"), "sums"),
         (Constraints(task_type="shared"), "sums"),  # the first that declares it, before the cloud
         (Constraints(task_type="shared", tier=Tier.LOCAL), "sums"),
-        (Constraints(task_type="shared", tier=Tier.CLOUD), None),
         (Constraints(task_type="reasoning"), None),
-        (Constraints(task_type="reasoning", tier=Tier.CLOUD), None),
     ],
 )
 def test_a_task_type_names_who_answers(constraints, specialist):
@@ -201,6 +199,12 @@ def test_a_task_type_names_who_answers(constraints, specialist):
     assert (ruling.specialist, ruling.reason) == (specialist, Reason.TASK_TYPE)
     assert ruling.tier is (Tier.CLOUD if specialist is None else Tier.LOCAL)
     assert repr(constraints.task_type) in ruling.explanation
+
+
+@pytest.mark.parametrize("task_type", ["shared", "reasoning"])
+def test_a_task_type_for_the_cloud_beside_the_cloud_itself_is_an_explicit_tier(task_type):
+    ruling = rule(Constraints(task_type=task_type, tier=Tier.CLOUD), CATALOG, CLOUD_TASKS)
+    assert (ruling.specialist, ruling.tier, ruling.reason) == (None, Tier.CLOUD, Reason.EXPLICIT_TIER)
 
 
 def test_an_unknown_task_type_is_told_the_known_ones():

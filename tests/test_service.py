@@ -284,3 +284,12 @@ async def test_a_full_encoder_queue_rejects_at_once_and_says_when_to_come_back(s
     assert {r.code() for r in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert _details(refused[0], error_details_pb2.RetryInfo)
     assert len(refused) < 30
+
+
+async def test_a_large_catalog_is_searched_off_the_event_loop_and_routes_the_same(
+    site: Site, monkeypatch
+) -> None:
+    async with running(site.fill().settings(), engines=False) as server:
+        small = (await server.client.route("please refund my order")).decision
+        monkeypatch.setattr("pointsman.router.worker._SEARCH_INLINE", 0)
+        assert (await server.client.route("please refund my order")).decision == small

@@ -54,13 +54,14 @@ def serve(
     """Serve gRPC until SIGTERM or Ctrl-C; then drain and stop."""
     from pointsman.host.logs import configure_logs
     from pointsman.host.progress import fetch_progress
+    from pointsman.host.serve import fast_event_loop
     from pointsman.host.serve import serve as run
     from pointsman.settings import load
 
     settings = load(config, **({"server": {"address": address}} if address else {}))
     configure_logs(settings.log)
-    with fetch_progress() as progress:
-        asyncio.run(run(settings, progress))
+    with fetch_progress() as progress, asyncio.Runner(loop_factory=fast_event_loop()) as runner:
+        runner.run(run(settings, progress))
 
 
 @app.command()

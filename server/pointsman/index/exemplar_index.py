@@ -81,7 +81,3 @@ class ExemplarIndex:
             outdone = (vectors @ rivals.negatives.T).max(axis=1) > (vectors @ rivals.exemplars.T).max(axis=1)
             scores[outdone, rivals.label] = -1.0
         return Scores(scores, hits)
-
-    def similarities(self, query: Rows, exemplars: NDArray[np.int64]) -> Rows:
-        """Return cosines of one query (d,) to exemplars given by row number (k,)."""
-        return np.asarray(self.rows[exemplars] @ query, dtype=np.float32)

@@ -27,9 +27,13 @@ class Transform:
         """Return unit rows (n, k + d) for unit rows (n, d)."""
         if self.projection.shape[1] == 0:
             return x
+        k = self.projection.shape[1]
+        v = np.empty((len(x), k + x.shape[1]), np.float32)
         z = (x - self.mean) @ self.projection
-        z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.float32(1e-12))
-        return np.hstack([_HALF * z, _HALF * x]).astype(np.float32)
+        z *= _HALF / np.maximum(np.sqrt(np.einsum("ij,ij->i", z, z)), np.float32(1e-12))[:, None]
+        v[:, :k] = z
+        np.multiply(x, _HALF, out=v[:, k:])
+        return v
 
 
 def fit_transform(x: Rows, labels: NDArray[np.int64], classes: int) -> Transform:

@@ -1,5 +1,6 @@
 """Router and generator as the service sees them, with every request noted on its way out."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -32,10 +33,8 @@ class Recorder:
         except PointsmanError as error:
             _log.warning("route.failed", **self._subject(request), error=str(error))
             raise
-        self._metrics.decided(routed.decision, routed.timings)
-        _log.info(
-            "route.decided", **self._subject(request), **_fields(routed.decision), **_times(routed.timings)
-        )
+        # Noted once the reply is on its way: the ledger is not on the path of a request.
+        asyncio.get_running_loop().call_soon(self._note_route, request, routed)
         return routed
 
     async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
@@ -69,6 +68,11 @@ class Recorder:
             if outcome == "cancelled":
                 decided = _fields(decision) if decision else {}
                 _log.info("generate.cancelled", **subject, **decided, pieces=pieces)
+
+    def _note_route(self, request: Request, routed: Routed) -> None:
+        self._metrics.decided(routed.decision, routed.timings)
+        subject = self._subject(request)
+        _log.info("route.decided", **subject, **_fields(routed.decision), **_times(routed.timings))
 
     def _note_done(self, subject: dict[str, object], decision: Decision | None, done: Done) -> None:
         assert decision is not None  # noqa: S101 - the decision comes first

@@ -29,32 +29,40 @@ class Matcher:
     ids: tuple[str, ...]  # (n,)
     neighbors: int
 
+    @property
+    def size(self) -> int:
+        """Number of exemplars."""
+        return len(self.texts)
+
     def match(self, row: Rows) -> Evidence:
         """Return what similarity says of one unit row (d,)."""
         intents = self.catalog.intents
         found = self.index.score(row[None, :])
         scores, hits = found.scores[0], found.hits[0]
-        order = np.argsort(-scores, kind="stable")[:_SCORES_SHOWN]
-        best = int(order[0])
-        owned = hits[self.index.labels[hits] == best]
+        similarities = self.index.rows[hits] @ row
+        owners = self.index.labels[hits]
+        order = np.argsort(-scores, kind="stable")[:_SCORES_SHOWN].tolist()
+        best = order[0]
+        owned = similarities[owners == best]
         if not len(owned):  # the class won by its centroid alone
-            owned = np.flatnonzero(self.index.labels == best)
-        shown = hits[: self.neighbors]
-        similarities = self.index.similarities(row, shown)
+            owned = self.index.rows[self.index.labels == best] @ row
         intent = intents[best]
         score = float(scores[best])
+        nearest = np.argsort(-similarities[: self.neighbors], kind="stable").tolist()
         return Evidence(
             intent=intent.name,
             target=intent.target,
-            similarity=float(self.index.similarities(row, owned).max()),
+            similarity=float(owned.max()),
             score=score,
             threshold=self.calibration.threshold(best) if intent.threshold is None else intent.threshold,
             confidence=self.calibration.confidence(best, score),
             neighbors=tuple(
-                Neighbor(self.ids[i], intents[int(self.index.labels[i])].name, float(s), self.texts[i])
-                for s, i in sorted(zip(similarities, shown, strict=True), reverse=True)
+                Neighbor(
+                    self.ids[hits[i]], intents[owners[i]].name, float(similarities[i]), self.texts[hits[i]]
+                )
+                for i in nearest
             ),
-            scores=tuple(IntentScore(intents[int(i)].name, float(scores[i])) for i in order),
+            scores=tuple(IntentScore(intents[i].name, float(scores[i])) for i in order),
         )
 
 

@@ -1,8 +1,8 @@
 """What surrounds every handler: request id, undecodable bytes, draining, and the one translator of errors."""
 
 import asyncio
+import random
 import re
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -21,6 +21,11 @@ _ACCEPTABLE_ID = re.compile(r"^[\w.:/=+-]{1,128}$")
 
 Observe = Callable[[str, str], None]
 """Called with the method and the status code's name at the end of every call."""
+
+
+def _new_id() -> str:
+    """Return 32 hexadecimal digits. Unique, not secret: a generator without system calls will do."""
+    return f"{random.getrandbits(128):032x}"
 
 
 class _Undecodable:
@@ -97,9 +102,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
 
     def _enter(self, context: Any) -> None:
         self.in_flight += 1
-        given = dict(context.invocation_metadata() or ()).get(_REQUEST_ID, "")
-        request_id = given if isinstance(given, str) and _ACCEPTABLE_ID.match(given) else uuid.uuid4().hex
-        structlog.contextvars.clear_contextvars()
+        given = next((value for key, value in context.invocation_metadata() or () if key == _REQUEST_ID), "")
+        request_id = given if isinstance(given, str) and _ACCEPTABLE_ID.match(given) else _new_id()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         context.set_trailing_metadata(((_REQUEST_ID, request_id),))
 
