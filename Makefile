@@ -46,13 +46,14 @@ constraints: $(DEV)/installed
 
 ## bench: run every benchmark, one after the other, on an otherwise idle machine; DATA names the data folder
 bench: $(DEV)/installed $(PEERS)/installed
-	$(DEV)/bin/python benchmarks/quality.py --data $(DATA)
+	$(DEV)/bin/python benchmarks/quality.py --data $(DATA) --out benchmarks/results/quality.md
 	$(DEV)/bin/python benchmarks/encoder.py
 	$(DEV)/bin/python benchmarks/route.py --data $(DATA)
 	$(DEV)/bin/python benchmarks/generate.py
 
 $(PEERS)/installed: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
 	touch $@
 

@@ -1,10 +1,12 @@
 """aurelio semantic-router behind the same gRPC contract, for benchmarks/route.py.
 
-Runs in a virtual environment of its own (benchmarks/peers.txt). The encoder is ours, weight for weight;
+Runs in a virtual environment of its own (benchmarks/peers.txt). The weights are those of our encoder, run either
+by semantic-router's own HuggingFaceEncoder (--huggingface) or, to compare all but the encoder, by ours (--model);
 index, scoring and aggregation are semantic-router's own defaults. It gets the best that its API offers: a
 local index, its async call, and the encoder on a thread, so that its loop stays free.
 
     python benchmarks/aurelio_server.py --intents DIR --model model.onnx --tokenizer tokenizer.json
+    python benchmarks/aurelio_server.py --intents DIR --huggingface FOLDER
 """
 
 import argparse
@@ -14,6 +16,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import grpc
 import yaml
@@ -22,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "server"))
 
 from semantic_router import IndexedRouter, Route
 from semantic_router.encoders.base import DenseEncoder
+from semantic_router.encoders.huggingface import HuggingFaceEncoder
 
 from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.v1 import router_pb2, router_pb2_grpc
@@ -43,6 +47,16 @@ class SameWeights(DenseEncoder):
         return rows.tolist()
 
 
+class ItsOwn(HuggingFaceEncoder):
+    """semantic-router's own encoder, with its call on a thread too."""
+
+    thread: ThreadPoolExecutor
+    model_config: ClassVar = {"arbitrary_types_allowed": True}
+
+    async def acall(self, docs: list[str]) -> list[list[float]]:
+        return await asyncio.get_running_loop().run_in_executor(self.thread, self, docs)
+
+
 class Servicer(router_pb2_grpc.RouterServiceServicer):
     """`Route` over semantic-router."""
 
@@ -59,13 +73,19 @@ class Servicer(router_pb2_grpc.RouterServiceServicer):
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--intents", type=Path, required=True)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--huggingface", type=Path)
     parser.add_argument("--texts", type=Path, help="JSON list; timed in process before serving")
     arguments = parser.parse_args()
-    encoder = SameWeights(
-        onnx=OnnxEncoder(arguments.model, arguments.tokenizer, 1), thread=ThreadPoolExecutor(1)
-    )
+    thread = ThreadPoolExecutor(1)
+    if arguments.huggingface:
+        import torch
+
+        torch.set_num_threads(1)
+        encoder = ItsOwn(name=str(arguments.huggingface), thread=thread)
+    else:
+        encoder = SameWeights(onnx=OnnxEncoder(arguments.model, arguments.tokenizer, 1), thread=thread)
     files = [yaml.safe_load(path.read_text()) for path in sorted(arguments.intents.glob("*.yaml"))]
     routes = [Route(name=file["name"], utterances=file["exemplars"]) for file in files]
     router = await asyncio.to_thread(IndexedRouter, encoder, routes)
