@@ -140,6 +140,7 @@ async def run(arguments: argparse.Namespace, port: int, progress: Progress):
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         httpx2.AsyncClient(
             base_url=direct.url, headers={"Authorization": f"Bearer {direct._key}"}, timeout=120, trust_env=False,
+            limits=httpx2.Limits(max_keepalive_connections=0),  # as we do: the engine closes idle connections
         ) as client,
     ):  # fmt: skip
         stub = router_pb2_grpc.RouterServiceStub(channel)

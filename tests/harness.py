@@ -190,7 +190,10 @@ class Cloud:
                     self._stream(behaviour)
 
             def _fail(self, status: int) -> None:
-                payload = json.dumps({"error": {"message": f"told to say {status}"}}).encode()
+                said = f"told to say {status}"
+                if status in {401, 403}:  # as real ones do
+                    said = f"Incorrect API key provided: {self.headers['Authorization']}"
+                payload = json.dumps({"error": {"message": said}}).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(payload)))
@@ -205,6 +208,12 @@ class Cloud:
                 self.send_header("Connection", "close")
                 self.end_headers()
                 if behaviour == "silent":
+                    return
+                if behaviour == "garbage":
+                    self.wfile.write(b"data: {not json\n\n")
+                    return
+                if behaviour == "null choices":
+                    self._send({"choices": None})
                     return
                 try:
                     for word in cloud.words[: 1 if behaviour == "half" else None]:

@@ -1,19 +1,22 @@
 """LoRA adapters: loaded, chosen by request, registered over the wire, never mixed up."""
 
 import asyncio
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from adapters import write_adapter
-from harness import BASE_SHA256, BASE_URI, Running, Site, collect, running, write_specialist
+from harness import BASE_SHA256, BASE_URI, Running, Site, collect, running, until, write_specialist
 from pointsman.client import constraints
 from pointsman.v1 import catalog_pb2, router_pb2
 
 pytestmark = pytest.mark.model
 
+STORY = "Tell me a very long story about a railway, a river and a town, with many details."
 PROMPT = "Name a colour, an animal and a town."
 
 
@@ -105,15 +108,17 @@ async def test_a_specialist_registered_over_the_wire_answers_and_survives_a_rest
 
 async def test_registering_an_adapter_drops_no_stream_that_runs(site: Site, base_model: Path) -> None:
     adapter = _adapter(site.fill(), base_model, "red", seed=1)
+    write_specialist(site.specialists, "long", max_output_tokens=400)
     async with running(site.settings()) as server:
-        sampling = router_pb2.Sampling(temperature=0, max_tokens=120)
+        sampling = router_pb2.Sampling(temperature=0, max_tokens=400)
         stream = asyncio.create_task(
-            collect(server.client.generate("Tell a long story.", constraints(specialist="general"), sampling))
+            collect(server.client.generate(STORY, constraints(specialist="long"), sampling))
         )
-        await asyncio.sleep(0.3)
         before = server.engine
+        await until(lambda: before.admission.held == 1)
         await server.client.catalog.RegisterSpecialist(_message("red", adapter))
         assert server.engine is not before
+        assert not stream.done()
         _, events = await stream
         assert events[-1].WhichOneof("event") == "done"
         assert await _answer(server, "red")
@@ -165,3 +170,44 @@ async def test_a_specialist_in_use_is_not_removed_and_a_free_one_is(site: Site, 
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await _answer(server, "spare")
         assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_model_that_no_engine_can_load_is_refused_and_not_kept(site: Site, base_model: Path) -> None:
+    import gguf
+
+    path = site.fill().specialists / "odd.gguf"
+    writer = gguf.GGUFWriter(path, "no-such-architecture")
+    writer.add_tensor("token_embd.weight", np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    request = _message("odd")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    request.specialist.base.CopyFrom(catalog_pb2.Artifact(uri="file:odd.gguf", sha256=sha256))
+    async with running(site.settings()) as server:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await server.client.catalog.RegisterSpecialist(request)
+        assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "cannot be served" in raised.value.details()
+        assert not (site.specialists / "odd.yaml").exists()
+        assert await _answer(server, "general")
+
+
+async def test_requests_do_not_fail_while_the_engines_change_under_them(site: Site, base_model: Path) -> None:
+    adapter = _adapter(site.fill(), base_model, "red", seed=1)
+    async with running(site.settings()) as server:
+        stop = asyncio.Event()
+
+        async def ask() -> int:
+            answered = 0
+            while not stop.is_set():
+                assert await _answer(server, "general")
+                answered += 1
+            return answered
+
+        askers = [asyncio.create_task(ask()) for _ in range(2)]
+        await server.client.catalog.RegisterSpecialist(_message("red", adapter))
+        await server.client.catalog.RemoveSpecialist(catalog_pb2.RemoveSpecialistRequest(name="red"))
+        stop.set()
+        assert min(await asyncio.gather(*askers)) > 0

@@ -74,15 +74,18 @@ async def test_sampling_of_the_request_reaches_the_cloud(site: Site) -> None:
         (500, grpc.StatusCode.UNAVAILABLE, "500"),
         ("half", grpc.StatusCode.UNAVAILABLE, "without finishing"),
         ("silent", grpc.StatusCode.UNAVAILABLE, "without finishing"),
+        ("garbage", grpc.StatusCode.UNAVAILABLE, "no chat-completions stream"),
+        ("null choices", grpc.StatusCode.UNAVAILABLE, "without finishing"),
     ],
 )
-async def test_a_failing_cloud_is_a_clear_error(site: Site, behaviour, code, says) -> None:
+async def test_a_failing_cloud_is_a_clear_error(site: Site, behaviour, code, says, log_lines) -> None:
     with Cloud(behaviour) as cloud:
         async with running(_settings(site, cloud), engines=False) as server:
             error = await _fails(server)
             assert error.code() is code
             assert says in error.details()
             assert "secret-key" not in error.details()
+            assert "secret-key" not in str(log_lines)
             cloud.behaviours = ["ok"]
             assert (await collect(server.client.generate(FAR, CLOUD)))[0] == "from the cloud"
 
@@ -175,3 +178,10 @@ async def test_a_request_that_must_stay_local_never_reaches_the_cloud(site: Site
             for rules in (constraints(local_only=True), constraints(tier="local")):
                 await asyncio.gather(*(collect(server.client.generate(p, rules, sampling)) for p in prompts))
     assert cloud.requests == []
+
+
+@pytest.mark.model
+async def test_who_names_the_cloud_is_not_given_a_local_answer(site: Site, base_model: Any) -> None:
+    with Cloud(500) as cloud:
+        async with running(_settings(site, cloud, {"on_cloud_down": "general"})) as server:
+            assert (await _fails(server, CLOUD)).code() is grpc.StatusCode.UNAVAILABLE

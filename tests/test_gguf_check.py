@@ -76,3 +76,21 @@ def test_an_adapter_is_no_base(base_model: Path, tmp_path: Path) -> None:
     write_adapter(path, base_model)
     with pytest.raises(ArtifactError, match="base model is needed"):
         check_base(path)
+
+
+def test_an_adapter_of_vectors_is_refused(base_model: Path, tmp_path: Path) -> None:
+    import gguf
+
+    path = tmp_path / "flat.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    for half in ("lora_a", "lora_b"):
+        writer.add_tensor(f"blk.0.attn_v.weight.{half}", np.zeros(576, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ArtifactError, match="matrices"):
+        check_adapter(path, base_model)

@@ -134,12 +134,13 @@ async def test_a_stream_that_runs_survives_a_change_and_keeps_its_decision(
     site: Site, base_model: Path
 ) -> None:
     async with running(site.fill().settings(), watch=True) as server:
-        sampling = router_pb2.Sampling(temperature=0, max_tokens=80)
-        story = "please refund my order"
+        sampling = router_pb2.Sampling(temperature=0, max_tokens=250)
+        story = "please refund my order, and tell me a very long story about a railway while I wait"
         stream = asyncio.create_task(collect(server.client.generate(story, None, sampling)))
         await until(lambda: server.engine.admission.held == 1)
         await asyncio.to_thread((site.intents / "refund.yaml").unlink)
         await until(lambda: len(server.core.catalogs.catalog.intents) == 1)
+        assert not stream.done()
         _, events = await stream
         assert events[0].decision.intent == "refund"
         assert events[-1].WhichOneof("event") == "done"

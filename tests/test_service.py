@@ -293,3 +293,32 @@ async def test_a_large_catalog_is_searched_off_the_event_loop_and_routes_the_sam
         small = (await server.client.route("please refund my order")).decision
         monkeypatch.setattr("pointsman.router.worker._SEARCH_INLINE", 0)
         assert (await server.client.route("please refund my order")).decision == small
+
+
+async def test_an_intent_with_hundreds_of_mistakes_is_still_an_invalid_argument(site: Site) -> None:
+    async with running(site.fill().settings(), engines=False) as server:
+        bad = catalog_pb2.Intent(name="hours", target="support", exemplars=[" "] * 500)
+        error = await _error(server.client.catalog.PutIntent(catalog_pb2.PutIntentRequest(intent=bad)))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        (detail,) = _details(error, error_details_pb2.BadRequest)
+        assert detail.field_violations[-1].description == "and 484 more"
+
+
+async def test_an_intent_too_large_for_a_file_is_refused_and_the_old_one_stays(site: Site) -> None:
+    async with running(site.fill().settings(), engines=False) as server:
+        huge = catalog_pb2.Intent(
+            name="refund", target="support", exemplars=[f"{i} " + "x" * 8000 for i in range(140)]
+        )
+        error = await _error(server.client.catalog.PutIntent(catalog_pb2.PutIntentRequest(intent=huge)))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert (await server.client.route("refund me please")).decision.intent == "refund"
+
+
+async def test_a_refused_request_leaves_a_line_in_the_log(site: Site, log_lines) -> None:
+    async with running(site.fill().settings(), engines=False) as server:
+        await _error(server.client.route(""))
+        await _error(server.client.route("hi", constraints(specialist="nobody")))
+    assert [line["event"] for line in log_lines if line["log_level"] == "warning"] == [
+        "rpc.refused",
+        "route.failed",
+    ]

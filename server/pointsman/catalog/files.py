@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from pointsman.catalog.schema import IntentFile, SpecialistFile
-from pointsman.catalog.yaml_document import Document, YamlError, parse
+from pointsman.catalog.yaml_document import MAX_BYTES, Document, YamlError, parse
 from pointsman.errors import CatalogError
 from pointsman.values.catalog import Intent, Problem, Specialist
 
@@ -38,7 +38,7 @@ def read(path: Path, model: type[M], file: str) -> Loaded:
 
     """
     try:
-        document = parse(path.read_bytes())
+        document = parse(_content(path))
     except YamlError as error:
         raise CatalogError([Problem(file, error.line, "", shown(error.value), error.message)]) from None
     except OSError as error:
@@ -47,6 +47,13 @@ def read(path: Path, model: type[M], file: str) -> Loaded:
         kind = "nothing" if document.data is None else type(document.data).__name__
         raise CatalogError([Problem(file, 1, "", "", f"expected fields such as 'name:', found {kind}")])
     return Loaded(validate(document.data, model, file, document).to_value(), document)
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():  # a pipe, say, would never end
+        raise YamlError(0, "not a regular file")
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def validate(data: dict[str, Any], model: type[M], file: str, document: Document | None = None) -> M:

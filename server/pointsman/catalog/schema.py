@@ -22,7 +22,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pointsman.values.catalog import CLOUD, Adapter, Artifact, FewShot, Intent, Specialist
 
 MAX_TEXT = 8192
-URI_PATTERN = r"^(file:.+|hf:[^/]+/[^/]+/.+|pypi:[A-Za-z0-9._-]+==[^/]+/.+)$"
+URI_PATTERN = r"^(file:.+|hf:[^/]+/[^/]+/.+|pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[^/]+/.+)$"
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
@@ -99,8 +99,8 @@ class IntentFile(_File):
 
     @classmethod
     def from_value(cls, intent: Intent) -> dict[str, Any]:
-        """Return the fields of a file that states the intent, defaults left out."""
-        return _without_defaults(
+        """Return the fields of a file that states the intent, empty ones left out."""
+        return _without_empty(
             {
                 "name": intent.name,
                 "description": intent.description,
@@ -200,9 +200,9 @@ class SpecialistFile(_File):
 
     @classmethod
     def from_value(cls, specialist: Specialist) -> dict[str, Any]:
-        """Return the fields of a file that states the specialist, defaults left out."""
+        """Return the fields of a file that states the specialist, empty ones left out."""
         adapter = specialist.adapter
-        return _without_defaults(
+        return _without_empty(
             {
                 "name": specialist.name,
                 "description": specialist.description,
@@ -247,5 +247,5 @@ def _refusal(path: tuple[str | int, ...], message: str, value: object) -> Pydant
     return PydanticCustomError("refused", "{message}", {"message": message, "path": path, "value": value})
 
 
-def _without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
+def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value not in (None, "", [])}

@@ -13,6 +13,7 @@ from typing import Any
 
 from pointsman.catalog.files import Loaded, M, dump, read, validate
 from pointsman.catalog.schema import IntentFile, SpecialistFile
+from pointsman.catalog.yaml_document import YamlError, parse
 from pointsman.errors import CatalogError, PreconditionError, UnknownNameError
 from pointsman.values.catalog import CLOUD, Catalog, Intent, Problem, Specialist
 
@@ -188,6 +189,7 @@ class FileStore:
         if path.exists() and (entry is None or entry.loaded is None or entry.loaded.value.name != name):
             message = f"{self._shown(path)} exists and holds something else; mend or remove it first"
             raise CatalogError([Problem("request", 0, "name", name, message)])
+        _refuse_unreadable(text, name)
         _guard_writes(lambda: _replace(path, text), folder)
 
     def _shown(self, path: Path) -> str:
@@ -202,6 +204,14 @@ def _yaml_files(folder: Path) -> Iterable[Path]:
 
 def _holds(holders: Mapping[str, Path], path: Path, entry: _Entry) -> bool:
     return entry.loaded is not None and holders.get(entry.loaded.value.name) == path
+
+
+def _refuse_unreadable(text: str, name: str) -> None:
+    """Write nothing that could not be read again: a file may be 1 MiB, a message more."""
+    try:
+        parse(text.encode())
+    except YamlError as error:
+        raise CatalogError([Problem("request", 0, "name", name, error.message)]) from None
 
 
 def _target(loaded: Loaded) -> str:

@@ -1,11 +1,14 @@
 """Changes under folders to wake-ups. Knows nothing of what the files hold."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
 
+import structlog
 from watchfiles import Change, awatch
+
+_log = structlog.get_logger()
 
 _DEBOUNCE_MS = 100
 """Editors write a file in several steps; changes within this time make one wake-up."""
@@ -28,19 +31,31 @@ async def changes(folders: list[Path], stop: asyncio.Event) -> AsyncGenerator[se
                     await stop.wait()
             yield set()
             continue
-        async for batch in awatch(
-            *present,
-            watch_filter=is_yaml,
-            debounce=_DEBOUNCE_MS,
-            step=20,
-            stop_event=stop,
-            recursive=False,
-            rust_timeout=_LOOK_ANYWAY_MS,
-            yield_on_timeout=True,
-        ):
-            yield {Path(path) for _, path in batch}
-            if not batch and await asyncio.to_thread(_present, folders) != present:
-                break  # a folder came or went
+        try:
+            async for batch in _watched(present, is_yaml, stop):
+                yield batch
+                if not batch and await asyncio.to_thread(_present, folders) != present:
+                    break  # a folder came or went
+        except OSError as error:  # no more watches to be had, or a folder that went a moment ago
+            _log.warning("catalog.watch_failed", error=str(error))
+            await asyncio.sleep(_LOOK_ANYWAY_MS / 1e3)
+            yield set()
+
+
+async def _watched(
+    folders: list[Path], is_yaml: Callable[[Change, str], bool], stop: asyncio.Event
+) -> AsyncGenerator[set[Path], None]:
+    async for batch in awatch(
+        *folders,
+        watch_filter=is_yaml,
+        debounce=_DEBOUNCE_MS,
+        step=20,
+        stop_event=stop,
+        recursive=False,
+        rust_timeout=_LOOK_ANYWAY_MS,
+        yield_on_timeout=True,
+    ):
+        yield {Path(path) for _, path in batch}
 
 
 def _present(folders: list[Path]) -> list[Path]:

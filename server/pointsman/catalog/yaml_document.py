@@ -48,7 +48,7 @@ def parse(content: bytes) -> Document:
 
     """
     if len(content) > MAX_BYTES:
-        raise YamlError(0, f"file is {len(content)} bytes, the limit is {MAX_BYTES}")
+        raise YamlError(0, f"larger than the limit of {MAX_BYTES} bytes")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -19,6 +19,8 @@ app = typer.Typer(
 models = typer.Typer(help="Model files.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
+_ENDED_BY_SIGNAL = 130
+
 Config = Annotated[
     Path | None,
     typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
@@ -61,7 +63,10 @@ def serve(
     settings = load(config, **({"server": {"address": address}} if address else {}))
     configure_logs(settings.log)
     with fetch_progress() as progress, asyncio.Runner(loop_factory=fast_event_loop()) as runner:
-        runner.run(run(settings, progress))
+        try:
+            runner.run(run(settings, progress))
+        except asyncio.CancelledError:  # a signal before it served
+            raise typer.Exit(_ENDED_BY_SIGNAL) from None
 
 
 @app.command()

@@ -59,8 +59,10 @@ def decide(ruling: Ruling, evidence: Evidence, setup: Setup) -> Decision:
 
 
 def without_cloud(decision: Decision, setup: Setup, why: str) -> Decision | None:
-    """Return the local decision that takes over from a cloud that is down; None when settings want none."""
+    """Return the local decision that takes over from a cloud that is down; None when nobody wants one."""
     if not setup.general_when_cloud_down or _general_name(setup) is None:
+        return None
+    if decision.reason is Reason.EXPLICIT_TIER:  # who names the cloud wants the cloud
         return None
     explanation = f"{decision.explanation} {why}; the general specialist answers instead."
     return _general(Reason.CLOUD_DOWN, explanation, decision.evidence, setup, otherwise="")

@@ -10,7 +10,7 @@ import numpy as np
 
 from pointsman.embedding.encoder import Encoder, Rows
 
-_BATCH = 64
+_BATCH = 16
 
 
 class EmbeddingCache:

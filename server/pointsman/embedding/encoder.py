@@ -10,7 +10,7 @@ Rows = NDArray[np.float32]  # (n, d), unit rows
 
 
 class Encoder(Protocol):
-    """Texts to unit rows. Blocking, and safe to call from one thread at a time."""
+    """Texts to unit rows. Blocking, and safe to call from several threads."""
 
     @property
     def hash(self) -> str:

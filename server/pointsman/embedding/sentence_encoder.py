@@ -1,6 +1,7 @@
 """Any sentence-transformers model by name or path: slower, and it needs the extra `encoder` (torch)."""
 
 import hashlib
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,6 +34,7 @@ class SentenceEncoder:
             self._model = SentenceTransformer(model, device="cpu")
         except (OSError, ValueError) as error:
             raise ConfigError(f"encoder.model {model!r} cannot be loaded: {error}") from error
+        self._turn = threading.Lock()  # its tokenizer serves one thread at a time
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(name.encode())
@@ -52,7 +54,8 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> Rows:
         """Return one unit row a text, (n, d)."""
-        rows = self._model.encode(
-            list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
-        )
+        with self._turn:
+            rows = self._model.encode(
+                list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+            )
         return np.asarray(rows, dtype=np.float32)

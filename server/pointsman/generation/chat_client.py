@@ -1,5 +1,6 @@
 """The OpenAI chat-completions protocol, spoken to local engines and the cloud alike."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ _FINISH = {
     "content_filter": FinishReason.CONTENT_FILTER,
 }
 _DEFAULT_RETRY_S = 1.0
+_LONGEST_RETRY_S = 3600.0
 
 
 class ChatClient:
@@ -32,10 +34,12 @@ class ChatClient:
         connect_s: float,
         read_s: float,
         retries: int,
+        limit_field: str = "max_tokens",
     ) -> None:
         """Speak to `base_url`; `name` is what errors call it. No connection is made yet."""
         self._name = name
         self._model = model
+        self._limit_field = limit_field
         timeout = httpx2.Timeout(read_s, connect=connect_s)
         loopback = base_url.startswith("http://127.")
         # Proxies of the environment, certificates and kept connections are for the cloud. On loopback a new
@@ -66,8 +70,8 @@ class ChatClient:
                 async for chunk in response:
                     if chunk.usage is not None:
                         usage = _usage(chunk)
-                    for choice in chunk.choices:
-                        if choice.delta.content:
+                    for choice in chunk.choices or ():
+                        if choice.delta and choice.delta.content:
                             yield Token(choice.delta.content, _logprob(choice))
                         if choice.finish_reason:
                             finish = _FINISH.get(choice.finish_reason, FinishReason.STOP)
@@ -78,6 +82,8 @@ class ChatClient:
                 f"{self._name} broke off within the answer: {type(error).__name__}",
                 retry_after_s=_DEFAULT_RETRY_S,
             ) from error
+        except ValueError as error:  # not JSON, not UTF-8
+            raise BackendDownError(f"{self._name} sent what is no chat-completions stream") from error
         if finish is None:
             raise BackendDownError(
                 f"{self._name} ended its stream without finishing the answer", retry_after_s=_DEFAULT_RETRY_S
@@ -88,7 +94,7 @@ class ChatClient:
         arguments: dict[str, Any] = {
             "model": self._model,
             "messages": [{"role": m.role.value, "content": m.content} for m in question.messages],
-            "max_tokens": question.max_tokens,
+            self._limit_field: question.max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -119,11 +125,12 @@ class ChatClient:
 
     def _translate_status(self, error: openai.APIStatusError) -> Exception:
         status = error.status_code
+        if status in {401, 403}:  # what it says of the key is not for callers
+            message = f"{self._name} answered {status} to our key; check cloud.api_key"
+            return BackendDownError(message, permanent=True)
         said = f"{self._name} answered {status}: {_message(error.body)}"
         if status == 429:
             return OverloadedError(said, _retry_after(error.response.headers))
-        if status in {401, 403}:
-            return BackendDownError(f"{said}; check cloud.api_key", permanent=True)
         if status == 404:
             return BackendDownError(f"{said}; check cloud.base_url and cloud.model", permanent=True)
         if status in {400, 413, 422}:
@@ -152,11 +159,12 @@ def _message(body: object) -> str:
         inner = body.get("error", body)
         if isinstance(inner, Mapping) and inner.get("message"):
             return str(inner["message"])[:300]
-    return str(body)[:300] if body else "no reason given"
+    return "no reason given"  # what has another shape may quote the prompt
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
     try:
-        return max(0.0, float(headers.get("retry-after", _DEFAULT_RETRY_S)))
+        seconds = float(headers.get("retry-after", _DEFAULT_RETRY_S))
     except ValueError:  # an HTTP date; not worth a parser
         return _DEFAULT_RETRY_S
+    return min(max(0.0, seconds), _LONGEST_RETRY_S) if math.isfinite(seconds) else _DEFAULT_RETRY_S

@@ -20,6 +20,7 @@ class Cloud:
             connect_s=settings.connect_timeout_s,
             read_s=settings.first_token_timeout_s,
             retries=settings.max_retries,
+            limit_field=settings.limit_field,
         )
 
     def cost(self, usage: Usage) -> Cost | None:

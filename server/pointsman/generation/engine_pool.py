@@ -5,6 +5,7 @@ a switch, and a drain: streams that run are neither dropped nor delayed by it.
 """
 
 import asyncio
+import contextvars
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,6 +20,8 @@ from pointsman.settings import Engine as EngineSettings
 from pointsman.values.catalog import EngineState, Specialist, SpecialistStatus
 
 _DRAIN_POLL_S = 0.05
+_LATECOMERS_S = 1.0
+"""How long requests that were routed before a change may take to reach their engine."""
 _FETCHES = 4
 
 Key = tuple[str, str]  # engine kind, sha256 of the base
@@ -54,6 +57,8 @@ class EnginePool:
         self._settings = settings
         self._store = store
         self._tasks = tasks
+        self._wanted: set[Key] = set()
+        self._leaving: list[tuple[Key, _Seat]] = []
         self._retiring: set[EngineProcess] = set()
         self._problems: dict[Specialist, str] = {}
         self._seats: dict[Key, _Seat] = {}
@@ -63,7 +68,7 @@ class EnginePool:
     @property
     def engines(self) -> list[EngineProcess]:
         """The engines that new requests may get."""
-        return [seat.engine for seat in self._seats.values()]
+        return [seat.engine for seat in list(self._seats.values())]
 
     def unfetched(self, specialists: Sequence[Specialist]) -> set[Specialist]:
         """Return those that have files which are not on this machine, and were not refused before."""
@@ -103,9 +108,19 @@ class EnginePool:
                     groups.setdefault(_key(specialist), []).append(await self._prepare(specialist))
             for key, group in groups.items():
                 problems |= await self._seat(key, group)
-            for key in set(self._seats) - set(groups):
-                self._retire(self._seats.pop(key).engine)
+            self._wanted = set(groups)
             return problems
+
+    def retire_unused(self) -> None:
+        """End engines that no specialist of the last `apply` needs, once their answers are made.
+
+        To be called when no new request is routed to them any more.
+        """
+        for key in set(self._seats) - self._wanted:
+            self._leaving.append((key, self._seats.pop(key)))
+        for leaving in self._leaving:
+            if leaving[1].engine not in self._retiring:
+                self._retire(leaving)
 
     def status(self, specialist: Specialist) -> SpecialistStatus:
         """Return how a specialist is doing."""
@@ -122,9 +137,13 @@ class EnginePool:
             BackendDownError: its files were refused, or it is not loaded.
 
         """
-        seat = self._seats.get(_key(specialist))
+        key = _key(specialist)
         sha256 = specialist.adapter.artifact.sha256 if specialist.adapter else None
-        if seat is None or not _held(specialist, seat.adapters):
+        # A request that was routed before a change finds the engine of its time.
+        seats = [self._seats.get(key), *(seat for left, seat in self._leaving if left == key)]
+        fits = (s for s in seats if s and _held(specialist, s.adapters) and not s.engine.stopping)
+        seat = next(fits, None)
+        if seat is None:
             message = f"specialist {specialist.name!r} cannot answer: {self._problem(specialist)}"
             raise BackendDownError(message, retry_after_s=1.0)
         scale = specialist.adapter.scale if specialist.adapter else 0.0
@@ -137,7 +156,7 @@ class EnginePool:
 
     def stop(self) -> None:
         """End all engines."""
-        for engine in [*self.engines, *self._retiring]:
+        for engine in [*self.engines, *(seat.engine for _, seat in self._leaving)]:
             engine.stop()
         self._seats.clear()
         self._files_thread.shutdown(wait=False, cancel_futures=True)
@@ -153,9 +172,10 @@ class EnginePool:
         spec, adapters = _specification(group, self._settings)
         before = self._seats.get(key)
         if before is not None and before.engine.spec == spec:
-            return {}
+            return self._note(group, before.engine.error) if before.engine.state is EngineState.DOWN else {}
         engine = EngineProcess(spec, self._settings)
-        self._tasks.create_task(engine.run(), name=engine.name)
+        # In a context of its own: a request that registers lends its id to none of the engine's log lines.
+        self._tasks.create_task(engine.run(), name=engine.name, context=contextvars.Context())
         problem = ""
         try:
             await engine.settled()
@@ -167,24 +187,32 @@ class EnginePool:
         if problem and before is not None:
             engine.stop()
             # What the engine before it holds, it goes on serving.
-            lost = [f.specialist for f in group if not _held(f.specialist, before.adapters)]
-            self._problems |= dict.fromkeys(lost, problem)
-            return {specialist.name: problem for specialist in lost}
+            return self._note([f for f in group if not _held(f.specialist, before.adapters)], problem)
         # An engine that does not start and replaces nothing stays: its supervisor goes on trying.
         self._seats[key] = _Seat(engine, adapters)
         if before is not None:
-            self._retire(before.engine)
-        return {}
+            self._leaving.append((key, before))
+        return self._note(group, problem) if problem else {}
 
-    def _retire(self, engine: EngineProcess) -> None:
+    def _note(self, group: list[_Files], problem: str) -> dict[str, str]:
+        self._problems |= dict.fromkeys((files.specialist for files in group), problem)
+        return {files.specialist.name: problem for files in group}
+
+    def _retire(self, leaving: tuple[Key, _Seat]) -> None:
+        engine = leaving[1].engine
         self._retiring.add(engine)
-        self._tasks.create_task(self._drain(engine), name=f"drain {engine.name}")
+        self._tasks.create_task(
+            self._drain(leaving), name=f"drain {engine.name}", context=contextvars.Context()
+        )
 
-    async def _drain(self, engine: EngineProcess) -> None:
+    async def _drain(self, leaving: tuple[Key, _Seat]) -> None:
         """End an engine once its last answer is made; answers end by themselves, at their token limits."""
+        engine = leaving[1].engine
+        await asyncio.sleep(_LATECOMERS_S)
         while engine.in_flight and not engine.stopping:
             await asyncio.sleep(_DRAIN_POLL_S)
         engine.stop()
+        self._leaving.remove(leaving)
         self._retiring.discard(engine)
 
 

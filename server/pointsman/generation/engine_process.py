@@ -6,7 +6,7 @@ import secrets
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ _HEALTHY_AFTER_S = 30.0
 """An engine that lived this long restarts at once; one that did not waits longer each time."""
 _MISSED_CHECKS = 3
 _LINES_KEPT = 20
+_CHUNK = 4096
 _DEATH_NOTICE_S = 0.5
 
 
@@ -122,7 +123,7 @@ class EngineProcess:
     async def stream(self, question: Question) -> Stream:
         """Answer; waits for an engine that is restarting. See `Backend.stream`."""
         said = False
-        while True:
+        for last_try in (False, True):
             client = await self._connected()
             generation = self.restarts
             try:
@@ -132,7 +133,7 @@ class EngineProcess:
                         yield item
             except BackendDownError as error:
                 died = await self._died(generation)
-                if died and not said:  # it died before it was asked: ask the next one
+                if died and not said and not last_try:  # perhaps before it was asked: ask the next one, once
                     continue
                 if died:
                     message = f"{self.name} ended within the answer; it is being restarted"
@@ -152,7 +153,9 @@ class EngineProcess:
     async def _died(self, generation: int) -> bool:
         """Return whether the engine that was asked is gone; its connections break a moment before it is."""
         if self._process is not None and self._process.returncode is None:
-            await asyncio.wait({asyncio.ensure_future(self._process.wait())}, timeout=_DEATH_NOTICE_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DEATH_NOTICE_S):
+                    await self._process.wait()
         return self.restarts != generation or self._process is None or self._process.returncode is not None
 
     async def _live_once(self) -> None:
@@ -181,6 +184,7 @@ class EngineProcess:
         specification = {key: _plain(value) for key, value in asdict(self.spec).items()} | {
             "api_key": self._key
         }
+        self._stderr.clear()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -293,14 +297,23 @@ class EngineProcess:
 
     async def _drain(self, process: Process) -> None:
         assert process.stderr is not None  # noqa: S101 - piped
-        while line := await process.stderr.readline():
-            text = line.decode(errors="replace").rstrip()
-            if text:
-                self._stderr.append(text)
-                _log.debug("engine.said", engine=self.name, line=text)
+        rest = ""
+        while chunk := await process.stderr.read(_CHUNK):  # not readline: a line without end would raise
+            *lines, rest = (rest + chunk.decode(errors="replace")).split("\n")
+            for line in (*lines, rest[-_CHUNK:] if len(rest) > _CHUNK else ""):
+                if line.strip():
+                    self._stderr.append(line.strip())
+                    _log.debug("engine.said", engine=self.name, line=line.strip())
+            rest = "" if len(rest) > _CHUNK else rest
+        if rest.strip():
+            self._stderr.append(rest.strip())
 
     async def _epitaph(self, process: Process) -> str:
-        code = await process.wait()
+        try:
+            async with asyncio.timeout(self._settings.stop_timeout_s):
+                code = await process.wait()
+        except TimeoutError:
+            return f"closed its output{self._last_words()}"
         await asyncio.sleep(0)  # let the last lines arrive
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         return f"{how}{self._last_words()}"
@@ -316,8 +329,6 @@ def _plain(value: Any) -> Any:
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()
-    except TimeoutError:
-        pass

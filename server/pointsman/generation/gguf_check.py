@@ -4,6 +4,8 @@ An engine accepts some broken adapters in silence (NaN weights, no alpha) and di
 end llama.cpp with SIGSEGV at the first answer): tests/test_gguf_check.py holds the cases.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +27,15 @@ class BaseModel:
     shapes: dict[str, tuple[int, ...]]
 
 
+@contextmanager
+def _damage_named(path: Path) -> Generator[None, None, None]:
+    """Say of any file that cannot be read as GGUF that it is damaged, whatever the reader stumbles over."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError, OSError) as error:
+        raise ArtifactError(f"{path.name}: damaged or cut short: {error}") from error
+
+
 @lru_cache(maxsize=16)  # files are named by their sha256: a path's content never changes
 def check_base(path: Path) -> BaseModel:
     """Read a base model's header.
@@ -33,6 +44,11 @@ def check_base(path: Path) -> BaseModel:
         ArtifactError: not a GGUF model, or cut short.
 
     """
+    with _damage_named(path):
+        return _check_base(path)
+
+
+def _check_base(path: Path) -> BaseModel:
     reader = open_gguf(path)
     shapes = {tensor.name: tuple(int(size) for size in tensor.shape) for tensor in reader.tensors}
     if not shapes:
@@ -51,6 +67,11 @@ def check_adapter(path: Path, base_path: Path) -> None:
 
     """
     base = check_base(base_path)
+    with _damage_named(path):
+        _check_adapter(path, base)
+
+
+def _check_adapter(path: Path, base: BaseModel) -> None:
     reader = open_gguf(path)
     for key, wanted in (
         ("general.type", "adapter"),
@@ -89,10 +110,8 @@ def open_gguf(path: Path) -> Any:
         magic = file.read(4)
     if magic != _MAGIC:
         raise ArtifactError(f"{path.name}: not a GGUF file (it begins with {magic!r})")
-    try:
+    with _damage_named(path):
         return gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError, TypeError, MemoryError) as error:
-        raise ArtifactError(f"{path.name}: damaged or cut short: {error}") from error
 
 
 def _field(reader: Any, key: str) -> object:
@@ -120,6 +139,8 @@ def _check_pair(path: Path, weight: str, a: Any, b: Any, base: BaseModel) -> Non
         raise ArtifactError(
             f"{path.name}: the base has no tensor {weight!r}; is the adapter for another base?"
         )
+    if len(a.shape) != 2 or len(b.shape) != 2:
+        raise ArtifactError(f"{path.name}: tensor {weight!r}: lora_a and lora_b must be matrices")
     inputs, rank = (int(size) for size in a.shape)
     rank_b, outputs = (int(size) for size in b.shape)
     if rank != rank_b:

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -64,18 +66,19 @@ class CatalogManager:
         router: Router,
         engines: EnginePool,
         metrics: Metrics,
+        tasks: asyncio.TaskGroup,
         *,
         run_engines: bool = True,
     ) -> None:
+        self._tasks = tasks
         self._store = store
         self._builder = builder
         self._router = router
         self._engines = engines
         self._metrics = metrics
         self._run_engines = run_engines
-        self._stated: tuple[Specialist, ...] | None = (
-            None  # the specialists that the engines were last set to
-        )
+        # The specialists that the engines were last set to; None looks at all of them again.
+        self._stated: tuple[Specialist, ...] | None = None
         self._refused: tuple[Problem, ...] = ()  # whose files cannot be used
         self._unfetched: set[Specialist] = set()
         self._retry_at = time.monotonic() + _RETRY_S
@@ -100,39 +103,48 @@ class CatalogManager:
 
         Without `fetch`, specialists whose model files are not here yet are left for later.
         """
-        async with self._lock:
-            await self._reload(fetch=fetch)
+        await self._to_the_end(partial(self._reload, fetch=fetch))
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Reload whenever a file changes, until `stop`. A model that is being fetched keeps no change waiting."""
-        fetching: set[Specialist] = set()
+        fetching: dict[Specialist, asyncio.Task[None]] = {}
 
         async def fetch(specialist: Specialist) -> None:
-            await self._engines.verify([specialist])
-            fetching.discard(specialist)
-            self._stated = None
-            await self._reload_or_log()
+            try:
+                await self._engines.verify([specialist])
+                await self._reload_or_log(again=True)
+            finally:
+                fetching.pop(specialist, None)
 
         async with asyncio.TaskGroup() as tasks:
-            async for changed in changes([self._store.intents_dir, self._store.specialists_dir], stop):
-                _log.debug("catalog.files_changed", files=sorted(path.name for path in changed))
-                self._retry_refused()
-                await self._reload_or_log()
-                for specialist in self._unfetched - fetching:
-                    fetching.add(specialist)
-                    tasks.create_task(fetch(specialist), name=f"fetch {specialist.name}")
+            folders = [self._store.intents_dir, self._store.specialists_dir]
+            async with aclosing(changes(folders, stop)) as batches:
+                async for changed in batches:
+                    _log.debug("catalog.files_changed", files=sorted(path.name for path in changed))
+                    await self._reload_or_log(again=self._retry_is_due())
+                    for specialist in self._unfetched - set(fetching):
+                        name = f"fetch {specialist.name}"
+                        fetching[specialist] = tasks.create_task(fetch(specialist), name=name)
+            for task in list(fetching.values()):
+                task.cancel()
 
     async def put_intent(self, intent: Intent) -> str:
         """Create or replace an intent; see `FileStore.put_intent`."""
-        async with self._lock:
+
+        async def put() -> str:
             await asyncio.to_thread(self._store.put_intent, intent)
             return await self._reload()
 
+        return await self._to_the_end(put)
+
     async def delete_intent(self, name: str) -> str:
         """Delete an intent; see `FileStore.delete`."""
-        async with self._lock:
+
+        async def delete() -> str:
             await asyncio.to_thread(self._store.delete, "intent", name)
             return await self._reload()
+
+        return await self._to_the_end(delete)
 
     async def register_specialist(self, specialist: Specialist) -> str:
         """Fetch, verify, load and serve a specialist; what cannot be served is not kept.
@@ -146,7 +158,8 @@ class CatalogManager:
         refused = await self._engines.verify([specialist])  # outside the lock: a fetch may take minutes
         if refused:
             raise ArtifactError(refused[specialist.name])
-        async with self._lock:
+
+        async def register() -> str:
             before = self.catalog.specialist(specialist.name)
             await asyncio.to_thread(self._store.put_specialist, specialist)
             version = await self._reload()
@@ -160,6 +173,8 @@ class CatalogManager:
             await self._reload()
             raise ArtifactError(f"specialist {specialist.name!r} cannot be served: {problem.message}")
 
+        return await self._to_the_end(register)
+
     async def remove_specialist(self, name: str) -> str:
         """Remove a specialist.
 
@@ -168,7 +183,8 @@ class CatalogManager:
             PreconditionError: intents still target it.
 
         """
-        async with self._lock:
+
+        async def remove() -> str:
             users = [intent.name for intent in self.catalog.intents if intent.target == name]
             if users:
                 message = f"specialist {name!r} is still the target of {', '.join(users)}; change or delete them first"
@@ -176,20 +192,47 @@ class CatalogManager:
             await asyncio.to_thread(self._store.delete, "specialist", name)
             return await self._reload()
 
-    def _retry_refused(self) -> None:
+        return await self._to_the_end(remove)
+
+    async def _to_the_end(self, change: Callable[[], Awaitable[str]]) -> str:
+        """Make one change after the other, each to its end: a caller that leaves half-way leaves no half change."""
+
+        async def run() -> str | Exception:
+            async with self._lock:
+                try:
+                    return await change()
+                except Exception as error:  # noqa: BLE001 - handed to the caller, below
+                    return error
+
+        outcome = await asyncio.shield(self._tasks.create_task(run(), name="catalog change"))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _retry_is_due(self) -> bool:
         now = time.monotonic()
-        if self._refused and now >= self._retry_at:
-            self._retry_at = now + _RETRY_S
-            self._engines.forget_problems()
-            self._stated = None
+        if not self._refused or now < self._retry_at:
+            return False
+        self._retry_at = now + _RETRY_S
+        self._engines.forget_problems()
+        return True
 
-    async def _reload_or_log(self) -> None:
+    async def _reload_or_log(self, *, again: bool) -> None:
+        """Reload; `again` looks at the specialists' files even when no manifest changed."""
+
+        async def reload() -> str:
+            if again:
+                self._stated = None
+            return await self._reload()
+
         try:
-            await self.reload(fetch=False)
-        except (PointsmanError, OSError, ValueError) as error:
-            _log.error("catalog.reload_failed", error=str(error))
+            await self._to_the_end(reload)
+        except Exception as error:  # noqa: BLE001 - a file must not end the watch, whatever is wrong with it
+            _log.error(
+                "catalog.reload_failed", error=str(error), exc_info=not isinstance(error, PointsmanError)
+            )
 
-    async def _reload(self, *, fetch: bool = True) -> str:
+    async def _reload(self, *, fetch: bool = False) -> str:
         begun = time.perf_counter()
         catalog = await asyncio.to_thread(self._store.load)  # file I/O has no place on the event loop
         current = self.catalog
@@ -202,6 +245,7 @@ class CatalogManager:
         ):
             return self.version
         self._router.swap(await self._builder.build(catalog))
+        self._engines.retire_unused()
         self._metrics.loaded(catalog)
         _log.info(
             "catalog.loaded",

@@ -1,5 +1,6 @@
 """Files to a verdict without serving: `pointsman check` and `pointsman models pull`."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -62,7 +63,10 @@ def pull_models(settings: Settings, progress: Progress) -> Iterator[str]:
         ArtifactError: one cannot be had or is not the promised one.
 
     """
-    store = ArtifactStore(settings.paths.models, settings.paths.specialists, progress)
+    interactive = sys.stderr.isatty()
+    store = ArtifactStore(
+        settings.paths.models, settings.paths.specialists, progress, interactive=interactive
+    )
     encoder = load_encoder(settings.encoder, store)
     yield f"encoder {settings.encoder.model}: {encoder.dimensions} dimensions, hash {encoder.hash[:12]}"
     catalog = FileStore(settings.paths.intents, settings.paths.specialists).load()

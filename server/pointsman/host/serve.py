@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import structlog
@@ -52,30 +52,31 @@ async def open_core(
 
     """
     store = ArtifactStore(settings.paths.models, settings.paths.specialists, progress)
-    encoder = await asyncio.to_thread(load_encoder, settings.encoder, store)
-    worker = EncoderWorker(encoder, settings.encoder.queue_limit)
-    builder = SnapshotBuilder(settings, EmbeddingCache(encoder, settings.paths.cache), encoder.hash)
-    cloud = await asyncio.to_thread(Cloud, settings.cloud) if settings.cloud.model else None  # reads CA files
-    metrics = Metrics()
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            pool = EnginePool(settings.engine, store, tasks)
-            try:
-                router = Router(worker, await builder.build(Catalog()))
-                files = FileStore(settings.paths.intents, settings.paths.specialists)
-                manager = CatalogManager(files, builder, router, pool, metrics, run_engines=engines)
-                await manager.reload()
-                metrics.watch(lambda: pool.engines, lambda: worker.waiting)
-                generator = Generator(router, pool, cloud)
-                recorder = Recorder(router, generator, metrics, log_prompts=settings.log.prompts)
-                yield Core(recorder, manager, pool, metrics)
-            finally:
-                pool.stop()
-    finally:
-        if cloud is not None:
-            await cloud.client.close()
-        await asyncio.to_thread(builder.close)
-        await asyncio.to_thread(worker.close)
+    async with AsyncExitStack() as ending:
+        ending.callback(store.close)
+        encoder = await asyncio.to_thread(load_encoder, settings.encoder, store)
+        worker = EncoderWorker(encoder, settings.encoder.queue_limit)
+        ending.push_async_callback(asyncio.to_thread, worker.close)
+        builder = SnapshotBuilder(settings, EmbeddingCache(encoder, settings.paths.cache), encoder.hash)
+        ending.push_async_callback(asyncio.to_thread, builder.close)
+        cloud = None
+        if settings.cloud.model:
+            cloud = await asyncio.to_thread(Cloud, settings.cloud)  # reads the CA files
+            ending.push_async_callback(cloud.client.close)
+        tasks = await ending.enter_async_context(asyncio.TaskGroup())
+        metrics = Metrics()
+        pool = EnginePool(settings.engine, store, tasks)
+        ending.callback(pool.stop)
+        ending.callback(store.close)  # first of all: what still fetches would keep the others waiting
+        router = Router(worker, await builder.build(Catalog()))
+        files = FileStore(settings.paths.intents, settings.paths.specialists)
+        manager = CatalogManager(files, builder, router, pool, metrics, tasks, run_engines=engines)
+        await manager.reload()
+        metrics.watch(lambda: pool.engines, lambda: worker.waiting)
+        generator = Generator(router, pool, cloud)
+        yield Core(
+            Recorder(router, generator, metrics, log_prompts=settings.log.prompts), manager, pool, metrics
+        )
 
 
 async def serve(
@@ -95,6 +96,7 @@ async def serve(
     if settings.server.metrics_address:
         ensure_free(settings.server.metrics_address, "server.metrics_address")
     stop = asyncio.Event()
+    _on_signals(asyncio.current_task())  # until it serves, a signal ends the start
     for folder in (settings.paths.intents, settings.paths.specialists):
         with suppress(OSError):  # a read-only disk: then there is nothing to watch
             folder.mkdir(parents=True, exist_ok=True)
@@ -129,15 +131,19 @@ def fast_event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _on_signals(stop: asyncio.Event) -> None:
+def _on_signals(target: asyncio.Event | asyncio.Task[None] | None) -> None:
+    """Let SIGTERM and SIGINT cancel a task, or set an event; a second signal ends the process."""
     loop = asyncio.get_running_loop()
 
     def handle(number: signal.Signals) -> None:
-        if stop.is_set():
+        if isinstance(target, asyncio.Event) and not target.is_set():
+            target.set()
+        elif isinstance(target, asyncio.Task) and not target.cancelling():
+            target.cancel()
+        else:
             _log.warning("server.forced", signal=number.name)
             loop.remove_signal_handler(number)
             signal.raise_signal(number)
-        stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle, number)

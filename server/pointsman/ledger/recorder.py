@@ -31,6 +31,7 @@ class Recorder:
         try:
             routed = (await self._router.route(request)).routed
         except PointsmanError as error:
+            error.noted = True
             _log.warning("route.failed", **self._subject(request), error=str(error))
             raise
         # Noted once the reply is on its way: the ledger is not on the path of a request.
@@ -61,8 +62,12 @@ class Recorder:
                     yield event
         except PointsmanError as error:
             outcome = "failed"
+            error.noted = True
             decided = _fields(decision) if decision else {}
             _log.warning("generate.failed", **subject, **decided, pieces=pieces, error=str(error))
+            raise
+        except Exception:
+            outcome = "failed"  # the guard logs it
             raise
         finally:
             if outcome == "cancelled":

@@ -26,6 +26,8 @@ from pointsman.errors import (
 )
 
 DOMAIN = "pointsman"
+# Errors travel as HTTP/2 metadata, which clients accept up to 8 KiB of.
+_MAX_MESSAGE, _MAX_DETAIL, _MAX_VIOLATIONS = 1024, 160, 16
 INTERNAL_MESSAGE = "internal error; the server's log has it under this request id"
 
 CODES: dict[type[PointsmanError], grpc.StatusCode] = {
@@ -51,7 +53,8 @@ def status_of(error: BaseException) -> status_pb2.Status:
     code = code_of(error)
     known = code is not grpc.StatusCode.INTERNAL
     status = status_pb2.Status(
-        code=getattr(code_pb2, code.name), message=str(error) if known else INTERNAL_MESSAGE
+        code=getattr(code_pb2, code.name),
+        message=_cut(str(error), _MAX_MESSAGE) if known else INTERNAL_MESSAGE,
     )
     for detail in _details(error) if known else ():
         packed = AnyMessage()
@@ -78,11 +81,18 @@ def _details(error: BaseException) -> Sequence[ProtobufMessage]:
 
 def _bad_request(violations: Sequence[tuple[str, str]]) -> ProtobufMessage:
     fields = [
-        error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-        for field, description in violations
+        error_details_pb2.BadRequest.FieldViolation(field=field, description=_cut(description, _MAX_DETAIL))
+        for field, description in violations[:_MAX_VIOLATIONS]
     ]
+    if len(violations) > _MAX_VIOLATIONS:
+        more = f"and {len(violations) - _MAX_VIOLATIONS} more"
+        fields.append(error_details_pb2.BadRequest.FieldViolation(description=more))
     request: ProtobufMessage = error_details_pb2.BadRequest(field_violations=fields)
     return request
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _upper_snake(name: str) -> str:

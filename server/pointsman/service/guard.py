@@ -16,6 +16,7 @@ from pointsman.service.errors import code_of, status_of
 
 _log = structlog.get_logger()
 _OURS = "/pointsman."
+_LEDGERED = "/pointsman.v1.RouterService/"  # the ledger has a line of these
 _REQUEST_ID = "x-request-id"
 _ACCEPTABLE_ID = re.compile(r"^[\w.:/=+-]{1,128}$")
 
@@ -68,11 +69,14 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
                 response = await behaviour(request, context)
             except asyncio.CancelledError:  # the caller left, or the deadline passed
                 self._observe(method, "CANCELLED")
+                _log.info("rpc.cancelled", method=method)
                 raise
             except Exception as error:  # noqa: BLE001 - the one translator
                 await self._fail(method, context, error)
             else:
                 self._observe(method, "OK")
+                if not method.startswith(_LEDGERED):
+                    _log.info("rpc.done", method=method)
                 return response
             finally:
                 self.in_flight -= 1
@@ -101,11 +105,11 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         return handle
 
     def _enter(self, context: Any) -> None:
-        self.in_flight += 1
         given = next((value for key, value in context.invocation_metadata() or () if key == _REQUEST_ID), "")
         request_id = given if isinstance(given, str) and _ACCEPTABLE_ID.match(given) else _new_id()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         context.set_trailing_metadata(((_REQUEST_ID, request_id),))
+        self.in_flight += 1
 
     def _admit(self, request: Any) -> None:
         if isinstance(request, _Undecodable):
@@ -121,6 +125,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         self._observe(method, code.name)
         if not isinstance(error, PointsmanError):
             _log.error("rpc.failed", method=method, exc_info=raised)
+        elif not error.noted:
+            _log.warning("rpc.refused", method=method, code=code.name, error=str(error))
         status = status_of(error)
         request_id = structlog.contextvars.get_contextvars().get("request_id", "")
         await context.abort(

@@ -65,6 +65,9 @@ class GrpcServer:
             options=[
                 ("grpc.so_reuseport", 0),  # two servers on one port is a mistake, not a feature
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
+                # A peer that vanished without a word holds its slot no longer than this.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
             ],
         )
         limits = Limits(settings.max_prompt_bytes, settings.max_messages)
