@@ -188,9 +188,11 @@ def test_a_single_error_is_taken_out_of_its_groups():
     assert unwrap(ExceptionGroup("outer", [ExceptionGroup("inner", [error])])) is error
 
 
-def test_several_errors_stay_a_group():
-    group = ExceptionGroup("two", [ValueError("a"), ValueError("b")])
-    assert unwrap(group) is group
+def test_of_several_errors_the_first_one_on_purpose_is_taken():
+    meant = NoRouteError("set cloud.model")
+    assert unwrap(ExceptionGroup("two", [ValueError("a"), ExceptionGroup("in", [meant])])) is meant
+    first = ValueError("a")
+    assert unwrap(ExceptionGroup("two", [first, ValueError("b")])) is first
 
 
 def test_unknown_names_say_when_there_are_none():

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from pointsman.catalog.schema import IntentFile, SpecialistFile
-from pointsman.catalog.yaml_document import MAX_BYTES, Document, YamlError, parse
+from pointsman.catalog.yaml_document import MAX_BYTES, Document, YamlError, parse, too_large
 from pointsman.errors import CatalogError
 from pointsman.values.catalog import Intent, Problem, Specialist
 
@@ -51,9 +51,11 @@ def read(path: Path, model: type[M], file: str) -> Loaded:
 
 def _content(path: Path) -> bytes:
     if not path.is_file():  # a pipe, say, would never end
-        raise YamlError(0, "not a regular file")
-    with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)
+        raise YamlError(0, "cannot be read: not a regular file")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise too_large(size)
+    return path.read_bytes()
 
 
 def validate(data: dict[str, Any], model: type[M], file: str, document: Document | None = None) -> M:

@@ -48,7 +48,7 @@ def parse(content: bytes) -> Document:
 
     """
     if len(content) > MAX_BYTES:
-        raise YamlError(0, f"larger than the limit of {MAX_BYTES} bytes")
+        raise too_large(len(content))
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -73,6 +73,11 @@ def parse(content: bytes) -> Document:
     except yaml.YAMLError as error:
         raise YamlError(1, f"not YAML: {error}") from None
     return Document(data, lines)
+
+
+def too_large(size: int) -> YamlError:
+    """Return the error of a file of that many bytes."""
+    return YamlError(0, f"file is {size} bytes, the limit is {MAX_BYTES}")
 
 
 def _refuse_unsafe(text: str) -> None:
