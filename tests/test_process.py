@@ -39,6 +39,13 @@ class Served:
     def events(self, name: str) -> list[dict[str, object]]:
         return [line for line in self.lines() if line["event"] == name]
 
+    def wait_for(self, name: str) -> None:
+        """Wait for a line: a reply is sent before it is noted."""
+        deadline = time.monotonic() + 10
+        while not self.events(name):
+            assert time.monotonic() < deadline, f"no {name} in {self.log.read_text()}"
+            time.sleep(0.02)
+
 
 def _free_port() -> int:
     with socket.socket() as free:
@@ -149,6 +156,8 @@ def test_one_line_a_request_without_its_text_unless_switched_on(site: Site) -> N
     with _serve(site.fill()) as served, Client(f"127.0.0.1:{served.port}") as client:
         client.route(secret)
         list(client.generate(secret, None, router_pb2.Sampling(max_tokens=3)))
+        served.wait_for("route.decided")
+        served.wait_for("generate.done")
     assert "heliotrope" not in served.log.read_text()
     (routed,) = served.events("route.decided")
     assert {"request_id", "tier", "specialist", "intent", "reason", "route_ms", "embed_ms"} <= set(routed)
@@ -157,6 +166,7 @@ def test_one_line_a_request_without_its_text_unless_switched_on(site: Site) -> N
     assert done["request_id"] != routed["request_id"]
     with _serve(site, LOG__PROMPTS="true") as served, Client(f"127.0.0.1:{served.port}") as client:
         client.route(secret)
+        served.wait_for("route.decided")
     assert served.events("route.decided")[0]["prompt"] == secret
 
 

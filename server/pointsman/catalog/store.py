@@ -131,6 +131,17 @@ class FileStore:
             raise UnknownNameError(kind, name, sorted(n for k, n in self._holders if k == kind))
         _guard_writes(lambda: holder.unlink(missing_ok=True), holder.parent)
 
+    def model_problem(self, name: str, message: str) -> Problem:
+        """Return a problem with the model files of a specialist, at its place in the manifest."""
+        path = self._holders.get(("specialist", name))
+        entry = self._entries.get(path) if path else None
+        if path is None or entry is None or entry.loaded is None:
+            return Problem("specialists", 0, "base", name, message)
+        adapter = _specialist(entry.loaded).adapter
+        file = adapter.artifact.uri.rpartition("/")[2].rpartition(":")[2] if adapter else None
+        field = "adapter" if file and file in message else "base"
+        return entry.loaded.problem(self._shown(path), field, name, message)
+
     def _scan(self, folder: Path, model: type[M]) -> dict[Path, _Entry]:
         for path in _yaml_files(folder):
             try:

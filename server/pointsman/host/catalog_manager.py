@@ -279,18 +279,15 @@ class CatalogManager:
             self._unfetched = await asyncio.to_thread(engines.unfetched, specialists)
         refused = {s.name: "its model files are being fetched" for s in self._unfetched}
         refused |= await engines.verify([s for s in specialists if s not in self._unfetched])
-        self._refused = _problems(refused)
+        self._refused = self._problems(refused)
         # The last good manifest of a refused one, if it has any, serves in its place.
         serving = [s for s in self._last_good(specialists) if s.name not in refused or s not in specialists]
         refused |= await engines.apply(serving)
-        self._refused = _problems(refused)
+        self._refused = self._problems(refused)
+
+    def _problems(self, refused: dict[str, str]) -> tuple[Problem, ...]:
+        return tuple(self._store.model_problem(name, message) for name, message in sorted(refused.items()))
 
     def _last_good(self, stated: tuple[Specialist, ...]) -> tuple[Specialist, ...]:
         refused = {problem.value for problem in self._refused}
         return tuple((s.name in refused and self.catalog.specialist(s.name)) or s for s in stated)
-
-
-def _problems(refused: dict[str, str]) -> tuple[Problem, ...]:
-    return tuple(
-        Problem(f"specialists/{name}", 0, "files", name, message) for name, message in sorted(refused.items())
-    )
