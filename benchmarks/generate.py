@@ -10,13 +10,10 @@ asked, the other is idle. Our side routes, translates and logs; the direct side 
 import argparse
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +29,7 @@ from pointsman.generation.prompt import local_question
 from pointsman.settings import load
 from pointsman.v1 import router_pb2, router_pb2_grpc
 from pointsman.values.request import Message, Request, Role, Sampling
+from route import pointsman
 
 ROOT = Path(__file__).parent.parent
 STREAMS = (1, 4)
@@ -46,29 +44,6 @@ class Answer:
     ttft_ms: float
     tokens: int
     seconds: float
-
-
-@contextmanager
-def server(scratch: Path):
-    log = scratch / "log"
-    environment = os.environ | {
-        "POINTSMAN_PATHS__INTENTS": str(ROOT / "intents"),
-        "POINTSMAN_PATHS__SPECIALISTS": str(ROOT / "specialists"),
-        "POINTSMAN_SERVER__ADDRESS": "127.0.0.1:0",
-        "POINTSMAN_SERVER__METRICS_ADDRESS": "",
-        "POINTSMAN_LOG__FORMAT": "json",
-    }
-    with log.open("w") as sink:
-        process = subprocess.Popen([sys.executable, "-m", "pointsman", "serve"], env=environment, stderr=sink)
-    try:
-        while not (ready := [line for line in log.read_text().splitlines() if '"server.ready"' in line]):
-            if process.poll() is not None:
-                raise SystemExit(log.read_text())
-            time.sleep(0.1)
-        yield json.loads(ready[0])["port"]
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @asynccontextmanager
@@ -184,7 +159,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="longest answer")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "generate.md")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, Progress() as progress, server(Path(name)) as port:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Progress() as progress,
+        pointsman(ROOT / "intents", Path(name)) as port,
+    ):
         answers, rates = asyncio.run(run(arguments, port, progress))
     rows = []
     for streams in STREAMS:

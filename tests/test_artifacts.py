@@ -51,8 +51,8 @@ def files_of(store: ArtifactStore) -> list[Path]:
 @pytest.mark.parametrize(
     ("text", "uri"),
     [
-        ("file:m.gguf", FileUri(Path("/root/m.gguf"))),
-        ("file:sub/m.gguf", FileUri(Path("/root/sub/m.gguf"))),
+        ("file:m.gguf", FileUri(Path("/base/m.gguf"))),
+        ("file:sub/m.gguf", FileUri(Path("/base/sub/m.gguf"))),
         ("file:/abs/m.gguf", FileUri(Path("/abs/m.gguf"))),
         ("hf:org/repo/m.gguf", HubUri("org/repo", None, "m.gguf")),
         ("hf:org/repo-1.5/sub/m.gguf", HubUri("org/repo-1.5", None, "sub/m.gguf")),
@@ -62,7 +62,7 @@ def files_of(store: ArtifactStore) -> list[Path]:
     ],
 )
 def test_an_address_is_parsed(text, uri):
-    assert parse(text, Path("/root")) == uri
+    assert parse(text, Path("/base")) == uri
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_an_address_is_parsed(text, uri):
 )
 def test_what_is_no_address_is_refused_with_the_forms_there_are(text):
     with pytest.raises(ArtifactError, match=r"expected file:PATH, hf:org/repo.*pypi:name==version") as caught:
-        parse(text, Path("/root"))
+        parse(text, Path("/base"))
     assert repr(text) in str(caught.value)
 
 
