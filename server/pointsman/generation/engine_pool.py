@@ -166,7 +166,7 @@ class EnginePool:
 
     async def _prepare(self, specialist: Specialist) -> _Files:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._files_thread, _fetch_and_check, self._store, specialist)
+        return await loop.run_in_executor(self._files_thread, fetch_and_check, self._store, specialist)
 
     async def _seat(self, key: Key, group: list[_Files]) -> dict[str, str]:
         spec, adapters = _specification(group, self._settings)
@@ -224,7 +224,13 @@ def _held(specialist: Specialist, adapters: tuple[str, ...]) -> bool:
     return specialist.adapter is None or specialist.adapter.artifact.sha256 in adapters
 
 
-def _fetch_and_check(store: ArtifactStore, specialist: Specialist) -> _Files:
+def fetch_and_check(store: ArtifactStore, specialist: Specialist) -> _Files:
+    """Return the verified files of a specialist. Blocking.
+
+    Raises:
+        ArtifactError: they cannot be had or used; says which and why.
+
+    """
     base = store.fetch(specialist.base)
     check_base(base)
     if specialist.adapter is None:

@@ -8,9 +8,9 @@ from pointsman.artifacts.store import ArtifactStore, Progress
 from pointsman.catalog.store import FileStore
 from pointsman.embedding.load import load_encoder
 from pointsman.errors import ArtifactError
-from pointsman.generation.gguf_check import check_adapter, check_base
+from pointsman.generation.engine_pool import fetch_and_check
 from pointsman.settings import Settings
-from pointsman.values.catalog import CLOUD, Catalog, Specialist
+from pointsman.values.catalog import CLOUD, Catalog
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def check_catalog(settings: Settings, *, fetch: bool) -> Report:
             unchecked += 1
             continue
         try:
-            _check_files(store, specialist)
+            fetch_and_check(store, specialist)
         except ArtifactError as error:
             problems.append(f"specialists: {specialist.name}: {error}")
     if unchecked:
@@ -74,13 +74,6 @@ def pull_models(settings: Settings, progress: Progress) -> Iterator[str]:
     for artifact in artifacts.values():
         path = store.fetch(artifact)
         yield f"{artifact.uri}: {path.stat().st_size >> 20} MiB, sha256 {artifact.sha256[:12]} verified"
-
-
-def _check_files(store: ArtifactStore, specialist: Specialist) -> None:
-    base = store.fetch(specialist.base)
-    check_base(base)
-    if specialist.adapter:
-        check_adapter(store.fetch(specialist.adapter.artifact), base)
 
 
 def _summary(catalog: Catalog, problems: int) -> str:
