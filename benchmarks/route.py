@@ -5,7 +5,9 @@
 Each server is a process of its own; this process is the load. Rounds alternate (encoder, pointsman,
 semantic-router, encoder, …), so that what the machine does meanwhile meets all of them alike. The encoder
 weights are the same for all; semantic-router runs them in its own HuggingFaceEncoder, and once more in our
-encoder, which is more than it ships. With --data, a second catalog holds the CLINC150 training set: 15,000 exemplars.
+encoder, which is more than it ships. A gRPC server that does nothing but encode shows the least that any
+server on this library can take (benchmarks/encode_server.py). With --data, a second catalog holds the CLINC150
+training set: 15,000 exemplars.
 """
 
 import argparse
@@ -40,6 +42,7 @@ ROOT = Path(__file__).parent.parent
 CLIENTS = (1, 8, 64)
 OURS, GIVEN, OWN = "pointsman", "semantic-router, given our encoder", "semantic-router, its own encoder"
 PEERS = (GIVEN, OWN)
+FLOOR = "a server that only encodes"
 
 
 @contextmanager
@@ -78,13 +81,20 @@ def semantic_router(python: Path, intents: Path, texts: Path, *encoder: str):
         "SEMANTIC_ROUTER_LOG_LEVEL": "ERROR",
         "HF_HUB_OFFLINE": "1",
     }
+    with started(command, environment) as said:
+        yield said
+
+
+@contextmanager
+def started(command: list[str], environment: dict[str, str]):
+    """Start a server that says its port as JSON, and ends with its standard input."""
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
     )
     try:
         line = next((line for line in process.stdout if line.startswith("{")), None)
         if line is None:
-            raise SystemExit("semantic-router did not start")
+            raise SystemExit(f"{command[1]} did not start")
         yield json.loads(line)
     finally:
         process.stdin.close()
@@ -167,15 +177,19 @@ def measure(
     alone = {OURS: asyncio.run(in_process(intents, texts))}
     with ExitStack() as servers:
         ports = {OURS: servers.enter_context(pointsman(intents, scratch))}
+        floor = [sys.executable, str(ROOT / "benchmarks" / "encode_server.py"), *encoders[GIVEN]]
+        ports[FLOOR] = servers.enter_context(started(floor, dict(os.environ)))["port"]
         for name in arguments.peers:
             peer = semantic_router(arguments.peer_python, intents, texts_file, *encoders[name])
-            started = servers.enter_context(peer)
-            ports[name], alone[name] = started["port"], started["in_process_ms"]
+            said = servers.enter_context(peer)
+            ports[name], alone[name] = said["port"], said["in_process_ms"]
         task = progress.add_task(intents.name, total=arguments.rounds)
         for _ in range(arguments.rounds):
             latencies["encoder", 1] += bare(encoder, texts)
             for clients in CLIENTS:
                 for name, port in ports.items():
+                    if name == FLOOR and clients > 1:  # it has no thread for more
+                        continue
                     requests = len(texts) if clients == 1 else arguments.requests
                     ms, rate = asyncio.run(load_server(port, texts, clients, requests))
                     latencies[name, clients] += ms
@@ -195,7 +209,7 @@ def render(title: str, latencies, rates, alone: dict[str, list[float]]) -> str:
         p99 = f"{report.percentile(times, 99):.2f}"
         rows.append([f"{name}; in process", "1", f"{ms:.2f}", p99, report.NOTHING, f"{ms / encoder:.2f}"])
     for clients in CLIENTS:
-        for name in alone:
+        for name in (*((FLOOR,) if clients == 1 else ()), *alone):
             key = (name, clients)
             ratio = f"{p50[key] / encoder:.2f}" if clients == 1 else report.NOTHING
             p99 = f"{report.percentile(latencies[key], 99):.2f}"
@@ -213,7 +227,10 @@ def render(title: str, latencies, rates, alone: dict[str, list[float]]) -> str:
         ],
     )
     note = "Over gRPC, as ratios of medians; above 1 pointsman is ahead:"
-    return f"## {title}\n\n{table}\n\n{note}\n\n{ahead}\n"
+    least = (
+        f"p50 with 1 client over that of a gRPC server that only encodes: {p50[OURS, 1] / p50[FLOOR, 1]:.2f}."
+    )
+    return f"## {title}\n\n{table}\n\n{least}\n\n{note}\n\n{ahead}\n"
 
 
 def main() -> None:
