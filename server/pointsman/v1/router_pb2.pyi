@@ -12,6 +12,7 @@ class Tier(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TIER_UNSPECIFIED: _ClassVar[Tier]
     TIER_LOCAL: _ClassVar[Tier]
     TIER_CLOUD: _ClassVar[Tier]
+    TIER_MID: _ClassVar[Tier]
 
 class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -31,6 +32,10 @@ class DecisionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DECISION_REASON_LOCAL_ONLY: _ClassVar[DecisionReason]
     DECISION_REASON_NO_CLOUD: _ClassVar[DecisionReason]
     DECISION_REASON_CLOUD_DOWN: _ClassVar[DecisionReason]
+    DECISION_REASON_LOW_CONFIDENCE: _ClassVar[DecisionReason]
+    DECISION_REASON_RULE: _ClassVar[DecisionReason]
+    DECISION_REASON_DIFFICULTY: _ClassVar[DecisionReason]
+    DECISION_REASON_FOLLOW_UP: _ClassVar[DecisionReason]
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -41,6 +46,7 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 TIER_UNSPECIFIED: Tier
 TIER_LOCAL: Tier
 TIER_CLOUD: Tier
+TIER_MID: Tier
 ROLE_UNSPECIFIED: Role
 ROLE_SYSTEM: Role
 ROLE_USER: Role
@@ -54,6 +60,10 @@ DECISION_REASON_TASK_TYPE: DecisionReason
 DECISION_REASON_LOCAL_ONLY: DecisionReason
 DECISION_REASON_NO_CLOUD: DecisionReason
 DECISION_REASON_CLOUD_DOWN: DecisionReason
+DECISION_REASON_LOW_CONFIDENCE: DecisionReason
+DECISION_REASON_RULE: DecisionReason
+DECISION_REASON_DIFFICULTY: DecisionReason
+DECISION_REASON_FOLLOW_UP: DecisionReason
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
@@ -68,24 +78,28 @@ class Message(_message.Message):
     def __init__(self, role: _Optional[_Union[Role, str]] = ..., content: _Optional[str] = ...) -> None: ...
 
 class Constraints(_message.Message):
-    __slots__ = ("specialist", "tier", "task_type", "local_only")
+    __slots__ = ("specialist", "tier", "task_type", "local_only", "output_tokens")
     SPECIALIST_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
     TASK_TYPE_FIELD_NUMBER: _ClassVar[int]
     LOCAL_ONLY_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     specialist: str
     tier: Tier
     task_type: str
     local_only: bool
-    def __init__(self, specialist: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., task_type: _Optional[str] = ..., local_only: _Optional[bool] = ...) -> None: ...
+    output_tokens: int
+    def __init__(self, specialist: _Optional[str] = ..., tier: _Optional[_Union[Tier, str]] = ..., task_type: _Optional[str] = ..., local_only: _Optional[bool] = ..., output_tokens: _Optional[int] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
-    __slots__ = ("messages", "constraints")
+    __slots__ = ("messages", "constraints", "session_id")
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     constraints: Constraints
-    def __init__(self, messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., constraints: _Optional[_Union[Constraints, _Mapping]] = ...) -> None: ...
+    session_id: str
+    def __init__(self, messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., constraints: _Optional[_Union[Constraints, _Mapping]] = ..., session_id: _Optional[str] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
     __slots__ = ("decision", "timings")
@@ -116,7 +130,7 @@ class IntentScore(_message.Message):
     def __init__(self, intent: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("tier", "specialist", "intent", "similarity", "confidence", "reason", "explanation", "neighbors", "catalog_version", "score", "threshold", "scores", "model")
+    __slots__ = ("tier", "specialist", "intent", "similarity", "confidence", "reason", "explanation", "neighbors", "catalog_version", "score", "threshold", "scores", "model", "required_confidence", "rule", "difficulty")
     TIER_FIELD_NUMBER: _ClassVar[int]
     SPECIALIST_FIELD_NUMBER: _ClassVar[int]
     INTENT_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +144,9 @@ class Decision(_message.Message):
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    REQUIRED_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    DIFFICULTY_FIELD_NUMBER: _ClassVar[int]
     tier: Tier
     specialist: str
     intent: str
@@ -143,7 +160,18 @@ class Decision(_message.Message):
     threshold: float
     scores: _containers.RepeatedCompositeFieldContainer[IntentScore]
     model: str
-    def __init__(self, tier: _Optional[_Union[Tier, str]] = ..., specialist: _Optional[str] = ..., intent: _Optional[str] = ..., similarity: _Optional[float] = ..., confidence: _Optional[float] = ..., reason: _Optional[_Union[DecisionReason, str]] = ..., explanation: _Optional[str] = ..., neighbors: _Optional[_Iterable[_Union[Neighbor, _Mapping]]] = ..., catalog_version: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[IntentScore, _Mapping]]] = ..., model: _Optional[str] = ...) -> None: ...
+    required_confidence: float
+    rule: str
+    difficulty: Difficulty
+    def __init__(self, tier: _Optional[_Union[Tier, str]] = ..., specialist: _Optional[str] = ..., intent: _Optional[str] = ..., similarity: _Optional[float] = ..., confidence: _Optional[float] = ..., reason: _Optional[_Union[DecisionReason, str]] = ..., explanation: _Optional[str] = ..., neighbors: _Optional[_Iterable[_Union[Neighbor, _Mapping]]] = ..., catalog_version: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., scores: _Optional[_Iterable[_Union[IntentScore, _Mapping]]] = ..., model: _Optional[str] = ..., required_confidence: _Optional[float] = ..., rule: _Optional[str] = ..., difficulty: _Optional[_Union[Difficulty, _Mapping]] = ...) -> None: ...
+
+class Difficulty(_message.Message):
+    __slots__ = ("score", "threshold")
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    score: float
+    threshold: float
+    def __init__(self, score: _Optional[float] = ..., threshold: _Optional[float] = ...) -> None: ...
 
 class RouteTimings(_message.Message):
     __slots__ = ("queue_ms", "embed_ms", "search_ms", "total_ms")
@@ -174,14 +202,16 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., logprobs: _Optional[bool] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("messages", "constraints", "sampling")
+    __slots__ = ("messages", "constraints", "sampling", "session_id")
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     constraints: Constraints
     sampling: Sampling
-    def __init__(self, messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., constraints: _Optional[_Union[Constraints, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ...) -> None: ...
+    session_id: str
+    def __init__(self, messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., constraints: _Optional[_Union[Constraints, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., session_id: _Optional[str] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("decision", "token", "escalation", "done")

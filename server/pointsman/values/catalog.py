@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 CLOUD = "cloud"
-"""The one target that is not a specialist."""
+MID = "mid"
+"""The two targets that are not specialists: the cloud, and what `routing.mid` names."""
+LOCAL = "local"
+"""Where a rule leaves the choice of the specialist to similarity."""
+_SPECIALIST = "specialist:"
+IDENTIFIER = r"^[\w.:/=+-]{1,128}$"
+"""What request ids and the names of callers are made of."""
+CALLER = "x-pointsman-caller"
+"""The metadata in which callers give their names, for rules that depend on them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,49 @@ class Specialist:
         return (self.base, self.adapter.artifact) if self.adapter else (self.base,)
 
 
+@dataclass(frozen=True, slots=True)
+class Mid:
+    """Who answers on the middle tier: a specialist, or a model of the cloud's endpoint. One of the two is set."""
+
+    specialist: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """A range of numbers without its ends; None leaves an end open."""
+
+    over: int | None = None
+    under: int | None = None
+
+    def hold(self, number: float) -> bool:
+        """Whether a number lies within."""
+        return (self.over is None or number > self.over) and (self.under is None or number < self.under)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Where requests go that meet all conditions. A condition that is empty or None is none.
+
+    to: `cloud`, `mid`, `local` or `specialist:NAME`
+    tokens, output_tokens: of the conversation (an estimate), and of the answer that is needed
+    budget_ms: time until the caller's deadline
+    """
+
+    name: str
+    to: str
+    task_types: tuple[str, ...] = ()
+    callers: tuple[str, ...] = ()
+    tokens: Bounds | None = None
+    output_tokens: Bounds | None = None
+    budget_ms: Bounds | None = None
+
+    @property
+    def specialist(self) -> str | None:
+        """The specialist that it names, if it names one."""
+        return self.to.removeprefix(_SPECIALIST) if self.to.startswith(_SPECIALIST) else None
+
+
 class EngineState(StrEnum):
     """What an engine is doing."""
 
@@ -107,22 +158,30 @@ class SpecialistStatus:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Everything that is served, at one moment. Names are unique; targets exist."""
+    """Everything that is served, at one moment. Names are unique; targets exist; rules are in order."""
 
     intents: tuple[Intent, ...] = ()
     specialists: tuple[Specialist, ...] = ()
     problems: tuple[Problem, ...] = ()
+    rules: tuple[Rule, ...] = ()
     loaded_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def specialist(self, name: str) -> Specialist | None:
         """Return the specialist of that name, or None."""
         return next((s for s in self.specialists if s.name == name), None)
 
+    @property
+    def exemplar_hash(self) -> str:
+        """sha256 over everything that a calibration depends on, but the encoder."""
+        content = [[i.name, i.target, i.exemplars, i.negatives, i.threshold] for i in self.intents]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
     def digest(self, encoder_hash: str) -> str:
-        """Return 12 hex digits over encoder, intents and specialists; settings are not in it."""
+        """Return 12 hex digits over encoder, intents, specialists and rules; settings are not in it."""
         content = {
             "encoder": encoder_hash,
             "intents": [asdict(intent) for intent in self.intents],
             "specialists": [asdict(specialist) for specialist in self.specialists],
+            "rules": [asdict(rule) for rule in self.rules],
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

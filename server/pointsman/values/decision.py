@@ -17,6 +17,10 @@ class Reason(StrEnum):
     LOCAL_ONLY = "local_only"
     NO_CLOUD = "no_cloud"
     CLOUD_DOWN = "cloud_down"
+    LOW_CONFIDENCE = "low_confidence"
+    RULE = "rule"
+    DIFFICULTY = "difficulty"
+    FOLLOW_UP = "follow_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,23 @@ class IntentScore:
 
 
 @dataclass(frozen=True, slots=True)
+class Hardness:
+    """How hard a prompt looks for the local model.
+
+    score: expected quality that the cloud's answer is ahead of the local one, in [-1, 1]
+    threshold: the score up to which it stays local; None when its topic has no calibration
+    """
+
+    score: float
+    threshold: float | None
+
+    @property
+    def local(self) -> bool:
+        """Whether the local model is expected to do."""
+        return self.threshold is not None and self.score <= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What similarity says of a prompt, before any rule.
 
@@ -45,7 +66,10 @@ class Evidence:
     target: what that intent points to: a specialist's name or `cloud`
     similarity: cosine of its nearest exemplar, in [-1, 1]
     score, threshold: class score, and the score from which the intent is accepted
-    confidence: share of held-out exemplars that looked less certain, in [0, 1]
+    confidence: calibrated probability that the intent is the right one, in [0, 1)
+    required_confidence: the confidence from which the intent is accepted; 1 accepts nothing
+    hardness: what the difficulty model says; None without one
+    follow_up: whether the turn was taken to continue the one before it
     """
 
     intent: str | None = None
@@ -56,16 +80,28 @@ class Evidence:
     confidence: float = 0.0
     neighbors: tuple[Neighbor, ...] = ()
     scores: tuple[IntentScore, ...] = ()
+    required_confidence: float = 0.0
+    hardness: Hardness | None = None
+    follow_up: bool = False
+
+    @property
+    def near(self) -> bool:
+        """Whether the best intent is near enough."""
+        return self.intent is not None and self.score >= self.threshold
 
     @property
     def accepted(self) -> bool:
-        """Whether the best intent is near enough."""
-        return self.intent is not None and self.score >= self.threshold
+        """Whether the best intent is near enough, and sure enough."""
+        return self.near and self.confidence >= self.required_confidence
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Where a prompt goes, and why. `specialist` is None exactly when the cloud answers."""
+    """Where a prompt goes, and why.
+
+    specialist: None exactly when the cloud answers
+    rule: name of the rule that decided; empty when none did
+    """
 
     tier: Tier
     specialist: str | None
@@ -74,6 +110,7 @@ class Decision:
     evidence: Evidence
     catalog_version: str
     model: str
+    rule: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ class Role(StrEnum):
 
 
 class Tier(StrEnum):
-    """Where an answer is made."""
+    """Where an answer is made: `micro`, `mid` and `full` in the words of others."""
 
     LOCAL = "local"
+    MID = "mid"
     CLOUD = "cloud"
 
 
@@ -29,12 +30,16 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """Rules of the caller, which override similarity."""
+    """Rules of the caller, which override similarity.
+
+    output_tokens: length of the answer that is needed; 0 when unknown
+    """
 
     specialist: str | None = None
     tier: Tier | None = None
     task_type: str | None = None
     local_only: bool = False
+    output_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,20 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A checked request: at least one message, the last one from the user and not empty."""
+    """A checked request: at least one message, the last one from the user and not empty.
+
+    session_id: of the caller's choice; empty when the messages alone are the conversation
+    caller: who asks; empty when nobody said
+    budget_s: seconds that the caller will wait; None without a deadline
+    """
 
     messages: tuple[Message, ...]
     constraints: Constraints = Constraints()
     sampling: Sampling = Sampling()
     request_id: str = ""
+    session_id: str = ""
+    caller: str = ""
+    budget_s: float | None = None
 
     @property
     def prompt(self) -> str:

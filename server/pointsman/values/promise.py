@@ -1,0 +1,57 @@
+"""What labelled traffic lets the service promise, as values."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCounts:
+    """Of the labelled traffic. `left_out` are prompts that stand among the exemplars word for word."""
+
+    total: int
+    in_scope: int
+    out_of_scope: int
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """With this `confidence`, at most `risk` of all prompts go to a wrong specialist.
+
+    encoder_hash, exemplar_hash: what it holds for; with any other it is stale
+    slope, intercept: confidence is σ(slope · logit + intercept) of the logit that exemplars alone give
+    required_confidence: from which a local intent is accepted; 1 when the labels support no promise
+    wrong: labelled prompts that went to a wrong specialist at that confidence
+    bound: Clopper-Pearson upper bound of their share; local_share: share of prompts answered locally
+    labels_missing: how many labels more would support a promise; None when more would not help
+    ece, brier: of the calibrated confidence, on the labelled traffic
+    """
+
+    encoder_hash: str
+    exemplar_hash: str
+    made_at: datetime
+    labels: LabelCounts
+    risk: float
+    confidence: float
+    slope: float
+    intercept: float
+    required_confidence: float
+    wrong: int
+    bound: float
+    local_share: float
+    labels_missing: int | None
+    ece: float
+    brier: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the labels supported it."""
+        return self.required_confidence < 1
+
+    def stale(self, encoder_hash: str, exemplar_hash: str) -> str:
+        """Return why it does not hold for this encoder and these exemplars; empty when it does."""
+        if self.encoder_hash != encoder_hash:
+            return f"made with another encoder ({self.encoder_hash[:12]}, now {encoder_hash[:12]})"
+        if self.exemplar_hash != exemplar_hash:
+            return "made with other exemplars, targets or thresholds than the catalog has"
+        return ""
