@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from builders import clustered_rows, normalised, unit_rows
-from pointsman.decision.calibrate import FIXED_THRESHOLD, FOLDS, Calibration, calibrate, folds_of
+from pointsman.decision.calibrate import FIXED_THRESHOLD, SURE, Calibration, Curve, calibrate
+from pointsman.decision.cross_fit import ABSENT, FOLDS, cross_fit, cross_fit_strays, folds_of, gap_of
 from pointsman.embedding.encoder import Rows
 from pointsman.index.exemplar_index import ExemplarIndex
 
@@ -73,8 +74,8 @@ def test_a_score_held_out_is_one_of_an_index_fitted_without_the_exemplar():
 def test_an_outlier_among_exemplars_looks_uncertain():
     rows, labels = domain(spread=0.3)
     rows[0] = -rows[0]  # its own index would give it a perfect score
-    calibration = calibrate(rows, labels, 6, 0.05)
-    assert calibration.held_out[0] < calibration.held_out[1] - 0.1
+    best = np.sort(cross_fit(rows, labels, 6).best)
+    assert best[0] < best[1] - 0.1
 
 
 def test_labels_that_mean_nothing_lower_the_threshold():
@@ -104,9 +105,10 @@ def test_offsets_of_small_classes_are_drawn_to_the_mean():
 @pytest.mark.parametrize("rejection", [0.02, 0.05, 0.2, 0.5])
 def test_about_the_nominal_share_of_held_out_margins_is_rejected(rejection):
     rows, labels = domain(each=50)
-    calibration = calibrate(rows, labels, 6, rejection)
-    assert len(calibration.held_out) == 300
-    assert np.mean(calibration.held_out < calibration.margin) == pytest.approx(rejection, abs=1 / 300)
+    calibration, held = calibrate(rows, labels, 6, rejection), cross_fit(rows, labels, 6)
+    margins = held.best - calibration.offsets[held.predicted]
+    assert len(margins) == 300
+    assert np.mean(margins < calibration.margin) == pytest.approx(rejection, abs=1 / 300)
 
 
 def test_prompts_like_the_exemplars_are_rejected_about_as_often_as_asked():
@@ -115,9 +117,9 @@ def test_prompts_like_the_exemplars_are_rejected_about_as_often_as_asked():
     rows = clustered_rows(generator, labels, 24, 1.0)
     fitted, fresh = rows[::2], rows[1::2]
     calibration = calibrate(fitted, labels[::2], 6, 0.1)
-    scores = ExemplarIndex(fitted, labels[::2], 6).score(fresh).scores
-    best = scores.argmax(axis=1)
-    accepted = [s >= calibration.threshold(b) for s, b in zip(scores.max(axis=1), best, strict=True)]
+    found = ExemplarIndex(fitted, labels[::2], 6, second_head=calibration.second_head).score(fresh)
+    best = found.choice.argmax(axis=1)
+    accepted = [row[b] >= calibration.threshold(b) for row, b in zip(found.scores, best, strict=True)]
     assert 0.02 < 1 - np.mean(accepted) < 0.2
 
 
@@ -144,20 +146,21 @@ def test_fewer_than_ten_held_out_scores_give_the_fixed_threshold(classes, each):
     rows, labels = domain(classes, each)
     calibration = calibrate(rows, labels, classes, 0.05)
     assert [calibration.threshold(c) for c in range(classes)] == [FIXED_THRESHOLD] * classes
-    assert calibration.confidence(0, 0.9) == 0
+    assert 0.5 < calibration.confidence(0, 0.9, 0.1) < 1
 
 
 @pytest.mark.parametrize(("classes", "each"), [(1, 10), (2, 5), (5, 2)])
 def test_ten_held_out_scores_are_enough_to_calibrate(classes, each):
     rows, labels = domain(classes, each)
-    assert len(calibrate(rows, labels, classes, 0.05).held_out) == 10
+    assert cross_fit(rows, labels, classes).known.sum() == 10
+    assert calibrate(rows, labels, classes, 0.05).margin != FIXED_THRESHOLD
 
 
 def test_a_class_of_one_exemplar_gets_the_mean_offset():
     rows, labels = domain(3, 12)
     rows = np.vstack([rows, unit_rows(np.random.default_rng(8), 1, 24)])
     calibration = calibrate(rows, np.append(labels, 3), 4, 0.05)
-    assert len(calibration.held_out) == 36
+    assert cross_fit(rows, np.append(labels, 3), 4).known.sum() == 36
     assert calibration.offsets[3] == pytest.approx(np.average(calibration.offsets[:3]), abs=1e-9)
 
 
@@ -171,31 +174,121 @@ def test_a_thousand_intents_of_two_exemplars_are_calibrated():
     labels = np.repeat(np.arange(1000), 2)
     rows = clustered_rows(np.random.default_rng(1), labels, 64, 0.5)
     calibration = calibrate(rows, labels, 1000, 0.05)
-    assert len(calibration.held_out) == 2000
     assert np.all(np.isfinite(calibration.offsets))
+
+
+# The second head
+
+
+@pytest.mark.parametrize(("seed", "wins"), [(0, True), (1, False), (2, False)])
+def test_the_second_head_is_on_exactly_where_it_is_right_more_often(seed, wins):
+    labels = np.repeat(np.arange(6), 40)
+    rows = clustered_rows(np.random.default_rng(seed), labels, 24, 2.5)
+    right = {False: 0, True: 0}
+    folds = folds_of(labels)
+    for fold in range(FOLDS):
+        held = folds == fold
+        for on in right:
+            index = ExemplarIndex(rows[~held], labels[~held], 6, second_head=on)
+            right[on] += (index.score(rows[held]).choice.argmax(axis=1) == labels[held]).sum()
+    assert (right[True] > right[False]) == wins
+    held_out = cross_fit(rows, labels, 6)
+    assert held_out.second_head == wins
+    assert held_out.right(labels) == max(right.values())
+    assert calibrate(rows, labels, 6, 0.05).second_head == wins
+
+
+def test_the_second_head_is_off_where_it_gains_nothing():
+    rows, labels = domain(spread=0.2)
+    held = cross_fit(rows, labels, 6)
+    assert held.right(labels) == len(labels)
+    assert not held.second_head
+
+
+def test_the_second_head_leaves_scores_as_they_are():
+    rows, labels = domain()
+    one, two = (ExemplarIndex(rows, labels, 6, second_head=on).score(rows) for on in (False, True))
+    np.testing.assert_array_equal(one.scores, two.scores)
+    np.testing.assert_array_equal(one.choice, one.scores)
+    assert not np.array_equal(two.choice, two.scores)
+
+
+def test_what_the_second_head_adds_favours_no_class():
+    rows, labels = domain()
+    index = ExemplarIndex(rows, labels, 6, second_head=True)
+    added = index.score(rows).choice - index.score(rows).scores
+    np.testing.assert_allclose(added.mean(axis=1), 0, atol=1e-5)
+
+
+# Left-out classes
+
+
+def test_strays_are_scored_without_their_class():
+    rows, labels = domain()
+    strays = cross_fit_strays(rows, labels, 6, second_head=False)
+    assert len(strays.predicted) == len(rows)
+    assert not strays.known.any()
+    held = cross_fit(rows, labels, 6)
+    assert strays.best.mean() < held.best.mean()
+
+
+def test_enough_strays_are_enough():
+    rows, labels = domain(classes=10, each=20)
+    strays = cross_fit_strays(rows, labels, 10, second_head=False, enough=30)
+    assert len(strays.predicted) == 40  # one fold: two classes
+
+
+def test_a_class_that_was_left_out_has_no_score():
+    rows, labels = domain(classes=3, each=1)
+    held = cross_fit(rows, labels, 3)
+    assert np.all(held.scores[np.arange(3), labels] == ABSENT)
+    assert not held.known.any()
+
+
+def test_the_gap_is_that_between_the_best_two():
+    choice = np.array([[0.1, 0.7, 0.4], [0.5, 0.5, -np.inf], [0.2, -np.inf, -np.inf]], np.float32)
+    np.testing.assert_allclose(gap_of(choice), [0.3, 0.0, 1.2], atol=1e-6)
+    np.testing.assert_allclose(gap_of(choice[:, :1]), 1.0)
 
 
 # Confidence
 
+numbers = st.floats(-1, 1)
 calibrations = st.builds(
     Calibration,
-    st.lists(st.floats(-1, 1), min_size=3, max_size=3).map(np.array),
-    st.floats(-1, 1),
-    st.lists(st.floats(-1, 1), max_size=30).map(sorted).map(np.array),
+    st.lists(numbers, min_size=3, max_size=3).map(np.array),
+    numbers,
+    st.builds(Curve, st.floats(-5, 5), st.floats(0, 50), st.floats(0, 50)),
+    st.booleans(),
 )
 
 
-@given(calibrations, st.integers(0, 2), st.floats(-1, 1), st.floats(-1, 1))
-def test_confidence_is_a_share_and_grows_with_the_score(calibration, label, a, b):
-    low, high = (calibration.confidence(label, score) for score in sorted([a, b]))
-    assert 0 <= low <= high <= 1
+@given(calibrations, st.integers(0, 2), numbers, numbers, st.floats(0, 1), st.floats(0, 1))
+def test_confidence_is_a_probability_and_grows_with_score_and_gap(calibration, label, a, b, g, h):
+    (low, high), (near, far) = sorted([a, b]), sorted([g, h])
+    assert 0 <= calibration.confidence(label, low, near) <= calibration.confidence(label, high, near) <= SURE
+    assert calibration.confidence(label, low, near) <= calibration.confidence(label, low, far)
 
 
-@settings(max_examples=20)
-@given(st.integers(0, 5))
-def test_a_prompt_at_the_threshold_has_about_the_rejected_share_as_confidence(label):
-    rows, labels = domain()
-    calibration = calibrate(rows, labels, 6, 0.1)
-    assert calibration.confidence(label, calibration.threshold(label)) == pytest.approx(
-        0.1, abs=2 / len(rows)
+def test_confidence_is_about_the_share_that_is_right():
+    generator = np.random.default_rng(5)
+    labels = np.repeat(np.arange(6), 120)
+    rows = clustered_rows(generator, labels, 24, 2.2)
+    fitted, fresh = rows[::2], rows[1::2]
+    calibration = calibrate(fitted, labels[::2], 6, 0.05, out_of_scope=0)
+    index = ExemplarIndex(fitted, labels[::2], 6, second_head=calibration.second_head)
+    found = index.score(fresh)
+    best, gaps = found.choice.argmax(axis=1), gap_of(found.choice)
+    sure = np.array(
+        [calibration.confidence(b, r[b], g) for b, r, g in zip(best, found.scores, gaps, strict=True)]
     )
+    right = best == labels[1::2]
+    assert 0.5 < right.mean() < 0.98
+    assert sure.mean() == pytest.approx(right.mean(), abs=0.06)
+    assert right[sure > np.median(sure)].mean() > right[sure <= np.median(sure)].mean()
+
+
+def test_expecting_more_strays_lowers_confidence():
+    rows, labels = domain()
+    few, many = (calibrate(rows, labels, 6, 0.05, share) for share in (0.05, 0.4))
+    assert many.confidence(0, 0.5, 0.1) < few.confidence(0, 0.5, 0.1)

@@ -1,9 +1,10 @@
-"""Exemplars alone to the score from which an intent is accepted, by cross-fitting.
+"""Exemplars alone to the score from which an intent is accepted, and to how sure a choice is.
 
-Never in-sample: an exemplar is its own nearest neighbour, so its own score says nothing. Every exemplar
-is scored by an index that was fitted without it; offsets are class means of those scores, shrunk to the
+Everything is fitted on held-out scores (`cross_fit`). Offsets are class means of those scores, shrunk to the
 overall mean (James and Stein's idea, weight 20); the threshold is a low quantile of held-out margins
 (split conformal prediction: Vovk, Gammerman and Shafer, 'Algorithmic Learning in a Random World', 2005).
+Confidence is Platt's logistic curve ('Probabilistic outputs for support vector machines', 1999) over margin
+and gap; exemplars of left-out intents stand for the out-of-scope prompts that no catalog holds.
 """
 
 from dataclasses import dataclass
@@ -11,75 +12,125 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.decision.cross_fit import CrossFitted, cross_fit, cross_fit_strays
 from pointsman.embedding.encoder import Rows
-from pointsman.index.exemplar_index import ExemplarIndex
 
-FOLDS = 5
 _SHRINK_WEIGHT = 20.0
 _LEAST_HELD_OUT = 10
 """Under this many held-out scores a 5 % quantile means nothing; the fixed threshold holds instead."""
 FIXED_THRESHOLD = 0.5
+_LEAST_CLASSES = 3
+"""Under this many intents none can be left out."""
+SURE = 0.9999
+"""The greatest confidence: 1 is what no prompt reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Confidence as a logistic curve: σ(intercept + margin · d + gap · g)."""
+
+    intercept: float
+    margin: float
+    gap: float
+
+    def raw(self, margin: NDArray[np.float64], gap: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the logits (n,) of margins (n,) and gaps (n,)."""
+        return self.intercept + self.margin * margin + self.gap * gap
+
+    def __call__(self, margin: float, gap: float) -> float:
+        """Return a probability in [0, 1)."""
+        logit = self.intercept + self.margin * margin + self.gap * gap
+        return min(SURE, float(1.0 / (1.0 + np.exp(-np.clip(logit, -50.0, 50.0)))))
+
+
+FIXED_CURVE = Curve(0.0, 12.0, 10.0)
+"""For catalogs too small to fit one: even at the threshold of a tie, near certain 0.3 above it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """offsets μ (C,), rejection margin τ, and the held-out margins in ascending order."""
+    """offsets μ (C,), rejection margin τ, and the curve of confidence.
+
+    second_head: whether the second head wins in cross-fitting
+    """
 
     offsets: NDArray[np.float64]
     margin: float
-    held_out: NDArray[np.float64]
+    curve: Curve
+    second_head: bool
 
     def threshold(self, label: int) -> float:
         """Return the score from which a class is accepted: μ_c + τ."""
         return float(self.offsets[label] + self.margin)
 
-    def confidence(self, label: int, score: float) -> float:
-        """Return the share of held-out exemplars whose margin was at most this one's, in [0, 1]."""
-        if not len(self.held_out):
-            return 0.0
-        rank = np.searchsorted(self.held_out, score - self.offsets[label], side="right")
-        return float(rank / len(self.held_out))
+    def confidence(self, label: int, score: float, gap: float) -> float:
+        """Return the probability that the class is the right one, in [0, 1)."""
+        return self.curve(score - float(self.offsets[label]), gap)
 
 
-def folds_of(labels: NDArray[np.int64], seed: int = 0) -> NDArray[np.int64]:
-    """Return a fold (n,) in [0, 5) for each row: every class spread as evenly as it can be."""
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    folds = np.empty(len(labels), np.int64)
-    folds[order] = np.arange(len(labels)) % FOLDS
-    return folds
-
-
-def calibrate(rows: Rows, labels: NDArray[np.int64], classes: int, rejection: float) -> Calibration:
+def calibrate(
+    rows: Rows, labels: NDArray[np.int64], classes: int, rejection: float, out_of_scope: float = 0.1
+) -> Calibration:
     """Calibrate on exemplars (n, d) with labels (n,): about `rejection` of in-scope prompts are refused.
 
     t_i is the held-out score of exemplar i for its own class; μ_c = (Σ t_i + 20 t̄) / (n_c + 20);
-    d_i = S_p − μ_p for the predicted class p; τ is the `rejection` quantile of d.
+    d_i = S_p − μ_p for the chosen class p; τ is the `rejection` quantile of d. `out_of_scope` is the share
+    of prompts that confidence expects to be out of scope.
     """
-    own = np.full(len(rows), np.nan)
-    best_score = np.full(len(rows), np.nan)
-    best_class = np.zeros(len(rows), np.int64)
-    folds = folds_of(labels)
-    for fold in range(FOLDS):
-        held = np.flatnonzero(folds == fold)
-        kept = np.flatnonzero(folds != fold)
-        if not len(held) or not len(kept):
-            continue
-        present = np.unique(labels[kept])  # a class of one exemplar is absent from its own fold
-        compact = np.searchsorted(present, labels[kept])
-        scores = ExemplarIndex(rows[kept], compact, len(present)).score(rows[held]).scores
-        best_class[held] = present[scores.argmax(axis=1)]
-        best_score[held] = scores.max(axis=1)
-        column = np.searchsorted(present, labels[held])
-        known = np.isin(labels[held], present)
-        own[held[known]] = scores[known, column[known]]
-    usable = ~np.isnan(own)
-    if usable.sum() < _LEAST_HELD_OUT:
-        return Calibration(np.zeros(classes), FIXED_THRESHOLD, np.zeros(0))
-    mean = own[usable].mean()
-    counts = np.bincount(labels[usable], minlength=classes)
-    sums = np.bincount(labels[usable], weights=own[usable], minlength=classes)
+    held = cross_fit(rows, labels, classes)
+    if held.known.sum() < _LEAST_HELD_OUT:
+        return Calibration(np.zeros(classes), FIXED_THRESHOLD, FIXED_CURVE, held.second_head)
+    strays = None
+    if classes >= _LEAST_CLASSES and out_of_scope > 0:
+        strays = cross_fit_strays(rows, labels, classes, second_head=held.second_head)
+    return calibrate_held_out(held, labels, rejection, strays, out_of_scope)
+
+
+def calibrate_held_out(
+    held: CrossFitted,
+    labels: NDArray[np.int64],
+    rejection: float,
+    strays: CrossFitted | None,
+    out_of_scope: float,
+) -> Calibration:
+    """Calibrate on scores of exemplars that the index (and a tuned encoder) never saw; see `calibrate`."""
+    known = held.known
+    classes = held.scores.shape[1]
+    own = held.scores[np.arange(len(labels)), labels].astype(np.float64)[known]
+    mean = own.mean()
+    counts = np.bincount(labels[known], minlength=classes)
+    sums = np.bincount(labels[known], weights=own, minlength=classes)
     offsets = (sums + _SHRINK_WEIGHT * mean) / (counts + _SHRINK_WEIGHT)
-    held_out = np.sort((best_score - offsets[best_class])[usable])
-    return Calibration(offsets, float(np.quantile(held_out, rejection)), held_out)
+    margins = _margins(held, offsets)[known]
+    curve = _fit_curve(
+        np.stack([margins, held.gap[known]], axis=1),
+        (held.predicted == labels)[known],
+        np.zeros((0, 2)) if strays is None else np.stack([_margins(strays, offsets), strays.gap], axis=1),
+        out_of_scope,
+    )
+    return Calibration(offsets, float(np.quantile(margins, rejection)), curve, held.second_head)
+
+
+def _margins(held: CrossFitted, offsets: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(held.best - offsets[held.predicted], np.float64)
+
+
+def _fit_curve(
+    inside: NDArray[np.float64], right: NDArray[np.bool_], outside: NDArray[np.float64], share: float
+) -> Curve:
+    """Fit the curve on (n, 2) margins and gaps of exemplars, right or wrong, and (k, 2) of strays, all wrong."""
+    from sklearn.linear_model import LogisticRegression
+
+    features = np.concatenate([inside, outside])
+    truth = np.concatenate([right, np.zeros(len(outside), np.bool_)])
+    if truth.all() or not truth.any():
+        return FIXED_CURVE
+    weights = np.ones(len(features))
+    if len(outside):
+        weights[: len(inside)] = 1 - share
+        weights[len(inside) :] = share * len(inside) / len(outside)
+    centre, spread = features.mean(axis=0), features.std(axis=0) + 1e-9
+    model = LogisticRegression().fit((features - centre) / spread, truth, weights)
+    # A prompt that is nearer, or farther ahead, is never the less sure one.
+    slopes = np.maximum(model.coef_[0], 0.0) / spread
+    return Curve(float(model.intercept_[0] - slopes @ centre), float(slopes[0]), float(slopes[1]))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.embedding.encoder import Rows
+from pointsman.index.head import Head, fit_head
 from pointsman.index.transform import Transform, fit_transform
 
 HITS = 50
@@ -17,10 +18,24 @@ faiss.omp_set_num_threads(1)  # a search takes tens of microseconds; its threads
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of m queries against C classes."""
+    """Scores of m queries against C classes.
 
-    scores: Rows  # (m, C)
+    scores: (m, C), by which a class is accepted or refused
+    choice: (m, C), by which the class is chosen: the scores, and the second head where there is one
+    """
+
+    scores: Rows
+    choice: Rows
     hits: NDArray[np.int64]  # (m, h), row numbers of exemplars, best first
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What fitting finds. `head` is None where the scores alone choose; `vectors` are the indexed (n, k + d)."""
+
+    transform: Transform
+    head: Head | None
+    vectors: Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +57,21 @@ class ExemplarIndex:
         classes: int,
         negatives: Rows | None = None,
         negative_labels: NDArray[np.int64] | None = None,
+        *,
+        second_head: bool = False,
+        fitted: Fitted | None = None,
     ) -> None:
-        """Fit the transform and build the index; each class needs a row. Negatives: (k, d) and (k,)."""
+        """Fit, unless `fitted` is given, and build the index; each class needs a row.
+
+        Negatives: (k, d) and (k,).
+        """
         self.rows = rows
         self.labels = labels
         self.classes = classes
-        self.transform: Transform = fit_transform(rows, labels, classes)
-        vectors = self.transform.apply(rows)
+        self.negatives = np.zeros((0, rows.shape[1]), np.float32) if negatives is None else negatives
+        self.fitted = fitted or _fit(rows, labels, classes, second_head=second_head)
+        self.transform = self.fitted.transform
+        vectors = self.fitted.vectors
         self._index = faiss.IndexFlatIP(vectors.shape[1])
         self._index.add(vectors)
         centroids = np.zeros((classes, vectors.shape[1]), np.float32)
@@ -69,7 +92,8 @@ class ExemplarIndex:
 
         S_c = ½ · (best of the top-50 hits in c) + ½ · (similarity to the normalised mean of c); a class
         without a hit gets ½ · (its mean's similarity − 1). A class one of whose negatives is nearer than its
-        nearest exemplar is out of the question: its score is −1.
+        nearest exemplar is out of the question: its score is −1. The second head adds to what chooses, and
+        leaves the scores as they are.
         """
         vectors = self.transform.apply(queries)
         similarities, hits = self._index.search(vectors, min(HITS, len(self.labels)))  # (m, h) each
@@ -77,7 +101,15 @@ class ExemplarIndex:
         owners = self.labels[hits]  # (m, h)
         np.maximum.at(best, (np.arange(len(queries))[:, None], owners), similarities)
         scores = np.float32(0.5) * (best + vectors @ self._centroids.T)
+        choice = scores.copy() if self.fitted.head is None else scores + self.fitted.head(queries)
         for rivals in self._rivals:
             outdone = (vectors @ rivals.negatives.T).max(axis=1) > (vectors @ rivals.exemplars.T).max(axis=1)
             scores[outdone, rivals.label] = -1.0
-        return Scores(scores, hits)
+            choice[outdone, rivals.label] = -np.inf
+        return Scores(scores, choice, hits)
+
+
+def _fit(rows: Rows, labels: NDArray[np.int64], classes: int, *, second_head: bool) -> Fitted:
+    transform = fit_transform(rows, labels, classes)
+    head = fit_head(rows, labels, classes) if second_head else None
+    return Fitted(transform, head, transform.apply(rows))
