@@ -1,0 +1,89 @@
+"""The calibration file: JSON to a `Promise`, and back."""
+
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from pointsman.errors import CatalogError
+from pointsman.values.catalog import Problem
+from pointsman.values.promise import LabelCounts, Promise
+
+VERSION = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Counts(_Strict):
+    total: int = Field(ge=1)
+    in_scope: int = Field(ge=0)
+    out_of_scope: int = Field(ge=0)
+    left_out: int = Field(ge=0)
+
+
+class CalibrationFile(_Strict):
+    """What `pointsman calibrate` writes and serving reads."""
+
+    version: int = Field(ge=VERSION, le=VERSION)
+    encoder_hash: str = Field(pattern="^[0-9a-f]{64}$")
+    exemplar_hash: str = Field(pattern="^[0-9a-f]{64}$")
+    made_at: AwareDatetime
+    labels: _Counts
+    risk: float = Field(gt=0, lt=1)
+    confidence: float = Field(gt=0, lt=1)
+    slope: float = Field(gt=0)
+    intercept: float
+    required_confidence: float = Field(ge=0, le=1)
+    wrong: int = Field(ge=0)
+    bound: float = Field(ge=0, le=1)
+    local_share: float = Field(ge=0, le=1)
+    labels_missing: int | None = Field(ge=0)
+    ece: float = Field(ge=0, le=1)
+    brier: float = Field(ge=0, le=1)
+
+
+def read_calibration(path: Path) -> Promise:
+    """Read a calibration file.
+
+    Raises:
+        CatalogError: unreadable, or not a calibration; names every field.
+
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CatalogError([Problem(str(path), 0, "", "", f"cannot be read: {error.strerror}")]) from None
+    try:
+        stated = CalibrationFile.model_validate_json(content)
+    except ValidationError as error:
+        raise CatalogError(
+            [
+                Problem(str(path), 0, ".".join(map(str, item["loc"])), _short(item["input"]), item["msg"])
+                for item in error.errors(include_url=False)
+            ]
+        ) from None
+    fields = {name: getattr(stated, name) for name in CalibrationFile.model_fields if name != "version"}
+    return Promise(**(fields | {"labels": LabelCounts(**stated.labels.model_dump())}))
+
+
+def calibration_json(promise: Promise) -> str:
+    """Return the text of a calibration file."""
+    fields = {
+        name: getattr(promise, name)
+        for name in CalibrationFile.model_fields
+        if name not in {"version", "labels"}
+    }
+    labels = promise.labels
+    counts = _Counts(
+        total=labels.total,
+        in_scope=labels.in_scope,
+        out_of_scope=labels.out_of_scope,
+        left_out=labels.left_out,
+    )
+    return CalibrationFile(version=VERSION, labels=counts, **fields).model_dump_json(indent=2) + "\n"
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

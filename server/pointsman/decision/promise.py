@@ -1,0 +1,129 @@
+"""Labelled traffic to the confidence from which a route may be taken: a risk that holds, not one that is hoped for.
+
+Source: Angelopoulos, Bates, Candès, Jordan and Lei, 'Learn then test: calibrating predictive algorithms to
+achieve risk control' (2021), with fixed-sequence testing. Each hypothesis 'more than `risk` of all prompts go
+to a wrong specialist' is tested by the exact binomial bound (Clopper and Pearson, 'The use of confidence or
+fiducial limits illustrated in the case of the binomial', 1934). Prompts must be drawn as traffic is drawn and
+must not be exemplars.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOGITS = np.linspace(9.0, -6.0, 301)
+"""The fixed sequence: required confidence from 0.9999 down to 0.002, in logits."""
+_MOST_LABELS = 1_000_000
+NOTHING_LOCAL = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """How n labelled prompts would be routed if confidence did not matter.
+
+    logit: (n,), of the confidence that exemplars alone give
+    local: (n,), whether the prompt is near enough to a local intent
+    wrong: (n,), whether that intent's specialist is the wrong one
+    right: (n,), whether the intent itself is the right one
+    """
+
+    logit: NDArray[np.float64]
+    local: NDArray[np.bool_]
+    wrong: NDArray[np.bool_]
+    right: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What testing found. `logit` is None when not even the first step could be taken."""
+
+    logit: float | None
+    wrong: int
+    upper: float
+    local_share: float
+    labels_missing: int | None
+
+
+def control_risk(verdicts: Verdicts, risk: float, confidence: float) -> Bound:
+    """Return the lowest logit at which the risk still holds with this confidence."""
+    n = len(verdicts.logit)
+    found: Bound | None = None
+    for logit in LOGITS:
+        taken = verdicts.local & (verdicts.logit >= logit)
+        wrong = int((taken & verdicts.wrong).sum())
+        upper = upper_bound(wrong, n, confidence)
+        if upper > risk:
+            break
+        found = Bound(float(logit), wrong, upper, float(taken.mean()), 0)
+    if found is not None and found.local_share > 0:
+        return found
+    return Bound(None, 0, 0.0, 0.0, _labels_missing(verdicts, risk, confidence))
+
+
+def upper_bound(wrong: int, n: int, confidence: float) -> float:
+    """Return the one-sided Clopper-Pearson upper bound of a share of which `wrong` of n were seen."""
+    from scipy.stats import beta
+
+    if wrong >= n:
+        return 1.0
+    return float(beta.ppf(confidence, wrong + 1, n - wrong))
+
+
+def fit_line(logit: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return slope and intercept of Platt's curve over logits (n,); the identity when n or slope forbid one."""
+    from sklearn.linear_model import LogisticRegression
+
+    if right.all() or not right.any():
+        return 1.0, 0.0
+    model = LogisticRegression(C=1e3).fit(logit[:, None], right)
+    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    return (slope, intercept) if slope > 0 else (1.0, 0.0)
+
+
+def sigmoid(logit: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Return probabilities of the shape of the logits."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logit, -50.0, 50.0))))
+
+
+def expected_calibration_error(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 15
+) -> float:
+    """Return the mean distance of confidence (n,) from truth over bins of equal count (adaptive ECE).
+
+    Source: Nixon et al., 'Measuring calibration in deep learning' (2019).
+    """
+    order = np.argsort(confidence, kind="stable")
+    gaps = [abs(float((confidence[part] - right[part]).sum())) for part in np.array_split(order, bins)]
+    return sum(gaps) / len(confidence)
+
+
+def _labels_missing(verdicts: Verdicts, risk: float, confidence: float) -> int | None:
+    """Return the fewest labels more that would support some local share if errors stay as frequent as seen."""
+    n = len(verdicts.logit)
+    fewest: int | None = None
+    for logit in LOGITS:
+        taken = verdicts.local & (verdicts.logit >= logit)
+        if not taken.any():
+            continue
+        rate = float((taken & verdicts.wrong).mean())
+        if rate >= risk:
+            break
+        needed = _needed(rate, risk, confidence)
+        if needed is not None and (fewest is None or needed < fewest):
+            fewest = needed
+    return None if fewest is None else max(1, fewest - n)
+
+
+def _needed(rate: float, risk: float, confidence: float) -> int | None:
+    """Return the least n at which `rate` of n wrong keeps the bound under the risk, by bisection."""
+    low, high = 1, _MOST_LABELS
+    if upper_bound(int(np.ceil(rate * high)), high, confidence) > risk:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if upper_bound(int(np.ceil(rate * middle)), middle, confidence) <= risk:
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -1,0 +1,91 @@
+"""Settings to a matcher without a server: what the commands of review stand on."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from threadpoolctl import threadpool_limits
+
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.catalog.store import FileStore
+from pointsman.embedding.cache import EmbeddingCache
+from pointsman.embedding.encoder import Rows
+from pointsman.embedding.load import load_encoder
+from pointsman.errors import CatalogError, PreconditionError
+from pointsman.host.progress import fetch_progress
+from pointsman.router.snapshot import NOTHING_LEARNED, Learned, Matcher, build_snapshot
+from pointsman.settings import Settings
+from pointsman.values.catalog import Catalog
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """Encoder and cache, with progress bars: catalogs to matchers, texts to rows."""
+
+    settings: Settings
+    cache: EmbeddingCache
+    encoder_hash: str
+
+    def embed(self, texts: Sequence[str], what: str = "embedding prompts") -> Rows:
+        """Return unit rows (n, d)."""
+        with _bar(what) as progress:
+            return self.cache.encode(texts, progress)
+
+    def matcher(self, catalog: Catalog, learned: Learned = NOTHING_LEARNED) -> Matcher:
+        """Return the matcher of a catalog, with what was learned beside it or without.
+
+        Raises:
+            PreconditionError: the catalog has no intents.
+
+        """
+        with _bar("embedding exemplars") as progress:
+            model = self.settings.cloud.model or None
+            snapshot = build_snapshot(
+                catalog, self.cache, self.encoder_hash, self.settings.routing, model, progress, learned
+            )
+        if snapshot.matcher is None:
+            raise PreconditionError(f"{self.settings.paths.intents}/ holds no intents")
+        return snapshot.matcher
+
+
+@contextmanager
+def open_workbench(settings: Settings) -> Generator[Workbench, None, None]:
+    """Load the encoder; fetches it with a progress bar on first use.
+
+    Raises:
+        ArtifactError: the encoder cannot be had.
+
+    """
+    with fetch_progress() as progress, threadpool_limits(settings.encoder.threads, user_api="blas"):
+        store = ArtifactStore(settings.paths.models, settings.paths.specialists, progress)
+        encoder = load_encoder(settings.encoder, store)
+        yield Workbench(settings, EmbeddingCache(encoder, settings.paths.cache), encoder.hash)
+
+
+def load_catalog(settings: Settings) -> Catalog:
+    """Return the catalog of the configured folders.
+
+    Raises:
+        CatalogError: a file was refused: what is judged must be what is meant.
+
+    """
+    catalog = file_store(settings).load()
+    if catalog.problems:
+        raise CatalogError(catalog.problems)
+    return catalog
+
+
+def file_store(settings: Settings) -> FileStore:
+    """Return the store of the configured folders."""
+    paths = settings.paths
+    return FileStore(paths.intents, paths.specialists, paths.rules, settings.routing.mid_tier)
+
+
+@contextmanager
+def _bar(what: str) -> Generator[Callable[[int, int], None], None, None]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,192 @@
+"""Labelled traffic to a promise that holds."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pointsman.catalog.calibration_file import calibration_json, read_calibration
+from pointsman.decision.promise import (
+    Verdicts,
+    control_risk,
+    expected_calibration_error,
+    fit_line,
+    sigmoid,
+    upper_bound,
+)
+from pointsman.errors import CatalogError
+from pointsman.values.promise import LabelCounts, Promise
+
+
+def traffic(n: int, seed: int = 0, wrong_at_zero: float = 0.3) -> Verdicts:
+    """Prompts whose risk falls as their logit rises."""
+    generator = np.random.default_rng(seed)
+    logit = generator.normal(2, 2, n)
+    wrong = generator.random(n) < wrong_at_zero * sigmoid(-logit) * 2
+    return Verdicts(logit, np.ones(n, np.bool_), wrong, ~wrong)
+
+
+def promise(**changes: object) -> Promise:
+    made = Promise(
+        encoder_hash="a" * 64,
+        exemplar_hash="b" * 64,
+        made_at=datetime(2026, 1, 2, tzinfo=UTC),
+        labels=LabelCounts(100, 80, 20, 3),
+        risk=0.02,
+        confidence=0.95,
+        slope=1.5,
+        intercept=-0.25,
+        required_confidence=0.75,
+        wrong=1,
+        bound=0.019,
+        local_share=0.5,
+        labels_missing=0,
+        ece=0.01,
+        brier=0.05,
+    )
+    return replace(made, **changes)
+
+
+# The bound
+
+
+@pytest.mark.parametrize(
+    ("wrong", "n", "expected"),
+    [(0, 149, 0.0199), (0, 148, 0.0200), (0, 59, 0.0495), (5, 100, 0.1022), (3, 3, 1.0), (0, 1, 0.95)],
+)
+def test_the_bound_is_clopper_and_pearsons(wrong, n, expected):
+    assert upper_bound(wrong, n, 0.95) == pytest.approx(expected, abs=1e-4)
+
+
+@given(st.integers(0, 50), st.integers(1, 500), st.floats(0.5, 0.99))
+def test_the_bound_is_over_what_was_seen(wrong, n, confidence):
+    wrong = min(wrong, n)
+    assert wrong / n <= upper_bound(wrong, n, confidence) <= 1
+
+
+# Risk
+
+
+def test_the_risk_found_is_within_the_promise_on_these_labels():
+    verdicts = traffic(2000)
+    bound = control_risk(verdicts, 0.05, 0.95)
+    taken = verdicts.local & (verdicts.logit >= bound.logit)
+    assert bound.wrong == (taken & verdicts.wrong).sum()
+    assert bound.upper <= 0.05
+    assert bound.local_share == taken.mean() > 0.3
+
+
+def test_the_promise_is_kept_on_fresh_traffic_about_as_often_as_said():
+    fresh = traffic(200_000, seed=999)
+    broken = 0
+    for seed in range(200):
+        bound = control_risk(traffic(400, seed), 0.05, 0.9)
+        if bound.logit is not None:
+            broken += ((fresh.logit >= bound.logit) & fresh.wrong).mean() > 0.05
+    assert broken <= 30  # 10 % of 200 are 20; a promise made at 50 % would break about 100 times
+
+
+@given(st.integers(0, 30), st.floats(0.01, 0.2), st.floats(0.01, 0.2))
+def test_less_risk_takes_no_more_locally(seed, a, b):
+    low, high = sorted([a, b])
+    verdicts = traffic(500, seed)
+    assert control_risk(verdicts, low, 0.95).local_share <= control_risk(verdicts, high, 0.95).local_share
+
+
+def test_prompts_that_are_not_local_are_no_risk():
+    verdicts = traffic(300)
+    nowhere = replace(verdicts, local=np.zeros(300, np.bool_))
+    bound = control_risk(nowhere, 0.02, 0.95)
+    assert bound.logit is None
+    assert bound.local_share == 0
+
+
+def test_too_few_labels_promise_nothing_and_say_how_many_are_missing():
+    clean = Verdicts(
+        np.full(100, 5.0), np.ones(100, np.bool_), np.zeros(100, np.bool_), np.ones(100, np.bool_)
+    )
+    bound = control_risk(clean, 0.02, 0.95)
+    assert bound.logit is None
+    assert bound.labels_missing == 49  # 0 of 149 wrong is the least that shows 2 % at 95 %
+    enough = Verdicts(*(np.repeat(getattr(clean, f)[:1], 149) for f in ("logit", "local", "wrong", "right")))
+    assert control_risk(enough, 0.02, 0.95).local_share == 1
+
+
+def test_labels_that_are_mostly_wrong_say_that_more_will_not_help():
+    n = 500
+    verdicts = Verdicts(np.full(n, 5.0), np.ones(n, np.bool_), np.ones(n, np.bool_), np.zeros(n, np.bool_))
+    bound = control_risk(verdicts, 0.02, 0.95)
+    assert bound.logit is None
+    assert bound.labels_missing is None
+
+
+# Confidence
+
+
+def test_the_line_calibrates_what_was_too_sure():
+    generator = np.random.default_rng(0)
+    truth = generator.normal(0, 2, 5000)
+    right = generator.random(5000) < sigmoid(truth)
+    slope, intercept = fit_line(3 * truth + 1, right)
+    assert slope == pytest.approx(1 / 3, abs=0.03)
+    assert intercept == pytest.approx(-1 / 3, abs=0.1)
+    before = expected_calibration_error(sigmoid(3 * truth + 1), right)
+    assert expected_calibration_error(sigmoid(slope * (3 * truth + 1) + intercept), right) < before / 3
+
+
+@pytest.mark.parametrize("right", [np.ones(20, np.bool_), np.zeros(20, np.bool_)])
+def test_labels_of_one_outcome_leave_confidence_as_it_is(right):
+    assert fit_line(np.linspace(-2, 2, 20), right) == (1.0, 0.0)
+
+
+def test_a_line_that_would_turn_confidence_round_is_not_used():
+    logit = np.linspace(-3, 3, 200)
+    assert fit_line(logit, logit < 0) == (1.0, 0.0)
+
+
+# The file
+
+
+def test_a_calibration_file_is_read_as_it_was_written(tmp_path):
+    path = tmp_path / "calibration.json"
+    path.write_text(calibration_json(promise()))
+    assert read_calibration(path) == promise()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("required_confidence", 1.5),
+        ("encoder_hash", "short"),
+        ("slope", -1),
+        ("risk", 0),
+        ("made_at", "yesterday"),
+        ("version", 2),
+        ("labels", {"total": 0}),
+        ("surprise", 1),
+    ],
+)
+def test_a_calibration_file_with_a_bad_field_names_file_field_and_value(tmp_path, field, value):
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(json.loads(calibration_json(promise())) | {field: value}))
+    with pytest.raises(CatalogError) as caught:
+        read_calibration(path)
+    assert str(path) in str(caught.value)
+    assert field in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "\x00"])
+def test_a_calibration_file_that_is_none_is_refused(tmp_path, content):
+    path = tmp_path / "calibration.json"
+    path.write_text(content)
+    with pytest.raises(CatalogError, match=r"calibration\.json"):
+        read_calibration(path)
+
+
+def test_a_promise_that_takes_nothing_does_not_hold():
+    assert promise().holds
+    assert not promise(required_confidence=1.0).holds
