@@ -93,7 +93,14 @@ class Site:
 
     def settings(self, **sections: dict[str, Any]) -> Settings:
         defaults: dict[str, dict[str, Any]] = {
-            "paths": {"intents": self.intents, "specialists": self.specialists, "cache": self.root / "cache"},
+            "paths": {
+                "intents": self.intents,
+                "specialists": self.specialists,
+                "cache": self.root / "cache",
+                "rules": self.root / "rules.yaml",
+                "calibration": self.root / "calibration.json",
+                "difficulty": self.root / "difficulty.npz",
+            },
             "server": {"address": "127.0.0.1:0", "metrics_address": ""},
             "engine": {"slots": 2, "restart_backoff_s": 0.05},
             "log": {"level": "error"},

@@ -1,0 +1,203 @@
+"""Bundles over time: built from settings, verified, taken into use and rolled back."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
+from typing import Any
+
+from pointsman import __version__
+from pointsman.artifacts.bundle_file import BundleFile, read_bundle_file, write_bundle_file
+from pointsman.catalog.calibration_file import read_calibration
+from pointsman.decision.difficulty import Difficulty
+from pointsman.decision.difficulty_file import load as load_difficulty
+from pointsman.embedding.encoder import Encoder
+from pointsman.embedding.onnx_encoder import OnnxEncoder
+from pointsman.errors import ArtifactError, PreconditionError
+from pointsman.host.offline import Workbench, load_catalog
+from pointsman.router.bundle import (
+    DIFFICULTY,
+    ENCODER_MODEL,
+    ENCODER_TOKENIZER,
+    EncoderId,
+    encoder_of,
+    matcher_of,
+    members_of,
+)
+from pointsman.router.snapshot import Learned, Matcher
+from pointsman.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a bundle serves. The matcher has the bundle's own encoder, where it is not the configured one."""
+
+    version: str
+    facts: dict[str, Any]
+    encoder: EncoderId
+    matcher: Matcher
+
+
+def build_bundle(settings: Settings, bench: Workbench, out: Path) -> Contents:
+    """Write what the configured folders would serve, and return it as it reads back.
+
+    Raises:
+        CatalogError: a file of the catalog was refused.
+        PreconditionError: no intents, or a calibration that is stale.
+        ArtifactError: `out` cannot be written.
+
+    """
+    promise = None
+    if settings.paths.calibration.is_file():
+        promise = read_calibration(settings.paths.calibration)
+    catalog = load_catalog(settings)
+    if promise is not None and (why := promise.stale(bench.encoder_hash, catalog.exemplar_hash)):
+        raise PreconditionError(f"{settings.paths.calibration}: {why}; run `pointsman calibrate` again")
+    matcher = bench.matcher(catalog, Learned(promise))
+    identity = EncoderId(settings.encoder.model, bench.encoder_hash)
+    members = members_of(matcher, identity)
+    folder = Path(settings.encoder.model)
+    if folder.is_dir():  # a tuned encoder travels with what was fitted on it
+        members[ENCODER_MODEL] = (folder / "model.onnx").read_bytes()
+        members[ENCODER_TOKENIZER] = (folder / "tokenizer.json").read_bytes()
+    if settings.paths.difficulty.is_file():
+        load_difficulty(settings.paths.difficulty, bench.encoder_hash)  # refuses what could not be served
+        members[DIFFICULTY] = settings.paths.difficulty.read_bytes()
+    facts = {
+        "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pointsman": __version__,
+        "encoder": identity.model,
+        "encoder_hash": identity.hash,
+        "intents": len(matcher.catalog.intents),
+        "exemplars": matcher.size,
+        "specialists": [specialist.name for specialist in matcher.catalog.specialists],
+        "promise": None if promise is None else f"{promise.risk:.1%} at {promise.confidence:.0%}",
+        "difficulty": DIFFICULTY in members,
+    }
+    write_bundle_file(out, facts, members)
+    return open_bundle(out, settings, bench.encoder_hash)
+
+
+def open_bundle(path: Path, settings: Settings, encoder_hash: str) -> Contents:
+    """Read and verify a bundle; its own encoder is loaded where it brings one.
+
+    Raises:
+        ArtifactError: damaged, tampered with, or of an encoder that is neither in it nor configured.
+
+    """
+    bundle = read_bundle_file(path)
+    try:
+        identity = encoder_of(bundle.members)
+        encoder = _encoder(bundle, settings, identity, encoder_hash)
+        matcher = matcher_of(bundle.members, settings.routing.neighbors)
+        difficulty = _difficulty(bundle.members.get(DIFFICULTY), identity.hash)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    learned = Learned(matcher.promise, difficulty, bundle.version)
+    return Contents(
+        bundle.version, bundle.facts, identity, replace(matcher, learned=learned, encoder=encoder)
+    )
+
+
+def activate(bundle: Path, active: Path) -> None:
+    """Put a verified bundle where serving looks; what was there becomes the previous one.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+
+    """
+
+    def swap() -> None:
+        if active.exists():
+            _copy(active, previous(active))
+        _copy(bundle, active)
+
+    _guarded(active, swap)
+
+
+def roll_back(active: Path) -> None:
+    """Exchange the active bundle for the previous one; again, and the newer one is back.
+
+    Raises:
+        PreconditionError: there is no previous one.
+        ArtifactError: the folder cannot be written.
+
+    """
+    before = previous(active)
+    if not before.is_file():
+        raise PreconditionError(f"{before}: no previous bundle to roll back to")
+
+    def swap() -> None:
+        newer = active.with_name(f".{active.name}.rolled-back")
+        _copy(active, newer)
+        _copy(before, active)
+        newer.replace(before)
+
+    _guarded(active, swap)
+
+
+def previous(active: Path) -> Path:
+    """Return where the bundle before the active one is kept."""
+    return active.with_name(f"{active.name}.previous")
+
+
+def _encoder(
+    bundle: BundleFile, settings: Settings, identity: EncoderId, encoder_hash: str
+) -> Encoder | None:
+    """Return the bundle's own encoder; None when it is the configured one."""
+    if identity.hash == encoder_hash:
+        return None
+    if ENCODER_MODEL not in bundle.members:
+        raise ArtifactError(
+            f"bundle: made with encoder {identity.model} ({identity.hash[:12]}), "
+            f"but {settings.encoder.model} ({encoder_hash[:12]}) is configured"
+        )
+    if ENCODER_TOKENIZER not in bundle.members:
+        raise ArtifactError(f"bundle: {ENCODER_TOKENIZER}: is missing")
+    folder = settings.paths.cache / "bundles" / bundle.version
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / name.rpartition("/")[2] for name in (ENCODER_MODEL, ENCODER_TOKENIZER)]
+    for path, name in zip(paths, (ENCODER_MODEL, ENCODER_TOKENIZER), strict=True):
+        with NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(bundle.members[name])
+        Path(file.name).replace(path)
+    encoder = OnnxEncoder(paths[0], paths[1], settings.encoder.threads)
+    if encoder.hash != identity.hash:
+        raise ArtifactError(f"bundle: its encoder has hash {encoder.hash[:12]}, not {identity.hash[:12]}")
+    return encoder
+
+
+def _difficulty(content: bytes | None, encoder_hash: str) -> Difficulty | None:
+    if content is None:
+        return None
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / DIFFICULTY
+        path.write_bytes(content)
+        return load_difficulty(path, encoder_hash).difficulty
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file whole or not at all."""
+    with NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".tmp", delete=False) as file:
+        scratch = Path(file.name)
+        try:
+            with source.open("rb") as content:
+                shutil.copyfileobj(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+            scratch.chmod(0o644)
+            scratch.replace(target)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
+
+
+def _guarded(active: Path, change: Callable[[], None]) -> None:
+    try:
+        active.parent.mkdir(parents=True, exist_ok=True)
+        change()
+    except OSError as error:
+        raise ArtifactError(f"{active}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,61 @@
+"""What was learned beside the catalog, from its files: the promise and the difficulty model, at their last good."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from pointsman.catalog.calibration_file import read_calibration
+from pointsman.decision.difficulty_file import load as load_difficulty
+from pointsman.errors import ArtifactError, CatalogError
+from pointsman.router.snapshot import Learned
+from pointsman.values.catalog import Problem
+
+T = TypeVar("T")
+
+
+class LearnedFiles:
+    """The two files. A file that breaks keeps serving its last good content; one that goes is gone."""
+
+    def __init__(self, calibration: Path, difficulty: Path, encoder_hash: str) -> None:
+        self.paths = [calibration, difficulty]
+        self._promise = _LastGood(calibration, read_calibration)
+        self._difficulty = _LastGood(difficulty, lambda path: load_difficulty(path, encoder_hash).difficulty)
+
+    def load(self) -> tuple[Learned, tuple[Problem, ...]]:
+        """Return what serves, and what was refused. Reads only a file that changed."""
+        files = (self._promise, self._difficulty)
+        for file in files:
+            file.look()
+        digest = hashlib.sha256(" ".join(file.digest for file in files).encode()).hexdigest()
+        there = any(file.digest for file in files)
+        learned = Learned(self._promise.value, self._difficulty.value, digest if there else "")
+        return learned, tuple(problem for file in files for problem in file.problems)
+
+
+class _LastGood(Generic[T]):
+    def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
+        self._path = path
+        self._read = read
+        self._signature: tuple[int, ...] | None = None
+        self.value: T | None = None
+        self.digest = ""
+        self.problems: tuple[Problem, ...] = ()
+
+    def look(self) -> None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            self._signature, self.value, self.digest, self.problems = None, None, "", ()
+            return
+        signature = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
+        if signature == self._signature:
+            return
+        self._signature = signature
+        try:
+            self.value, self.problems = self._read(self._path), ()
+            self.digest = hashlib.sha256(self._path.read_bytes()).hexdigest()
+        except CatalogError as error:
+            self.problems = error.problems
+        except ArtifactError as error:
+            self.problems = (Problem(self._path.name, 0, "", "", str(error)),)
