@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 from pointsman import __version__
+from pointsman.cli.bundle import bundle
+from pointsman.cli.calibrate import calibrate
+from pointsman.cli.evaluate import evaluate, explain
+from pointsman.cli.intents import diff, import_, lint
 from pointsman.errors import ConfigError, PointsmanError, unwrap
 
 app = typer.Typer(
@@ -18,6 +22,13 @@ app = typer.Typer(
 )
 models = typer.Typer(help="Model files.", no_args_is_help=True)
 app.add_typer(models, name="models")
+app.add_typer(bundle, name="bundle")
+app.command()(calibrate)
+app.command("eval")(evaluate)
+app.command()(explain)
+app.command()(lint)
+app.command()(diff)
+app.command("import")(import_)
 
 _ENDED_BY_SIGNAL = 130
 
@@ -31,9 +42,16 @@ Address = Annotated[
 ]
 Text = Annotated[str, typer.Argument(help="The prompt; - reads standard input.", show_default=False)]
 Specialist = Annotated[str, typer.Option(help="The specialist that must answer.")]
-Tier = Annotated[str, typer.Option(help="The tier that must answer: local or cloud.")]
+Tier = Annotated[str, typer.Option(help="The tier that must answer: local, mid or cloud.")]
 TaskType = Annotated[str, typer.Option(help="A task type that a specialist or the settings declare.")]
 LocalOnly = Annotated[bool, typer.Option(help="Never let this prompt reach the cloud.")]
+OutputTokens = Annotated[
+    int, typer.Option(min=0, help="Length of the answer that is needed, for rules that depend on it.")
+]
+Caller = Annotated[str, typer.Option(help="Who asks, for rules that depend on it.")]
+Session = Annotated[
+    str, typer.Option(help="Conversation that this prompt continues; a running server remembers it.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -100,12 +118,16 @@ def route(
     tier: Tier = "",
     task_type: TaskType = "",
     local_only: LocalOnly = False,
+    output_tokens: OutputTokens = 0,
+    caller: Caller = "",
+    session: Session = "",
 ) -> None:
     """Show where a prompt goes, and why."""
-    from pointsman.cli.ask import print_route, rules_of
+    from pointsman.cli.ask import Question, print_route, rules_of
 
-    rules = rules_of(specialist, tier, task_type, local_only)
-    asyncio.run(print_route(_read(text), rules, address, config, as_json=as_json))
+    rules = rules_of(specialist, tier, task_type, local_only, output_tokens)
+    question = Question(_read(text), rules, session, caller)
+    asyncio.run(print_route(question, address, config, as_json=as_json))
 
 
 @app.command()
@@ -118,16 +140,20 @@ def generate(
     tier: Tier = "",
     task_type: TaskType = "",
     local_only: LocalOnly = False,
+    output_tokens: OutputTokens = 0,
+    caller: Caller = "",
+    session: Session = "",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Sampling temperature.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Sampling seed.")] = None,
 ) -> None:
     """Stream an answer; the decision and the timings go to standard error."""
-    from pointsman.cli.ask import print_answer, rules_of, sampling_of
+    from pointsman.cli.ask import Question, print_answer, rules_of, sampling_of
 
-    rules = rules_of(specialist, tier, task_type, local_only)
+    rules = rules_of(specialist, tier, task_type, local_only, output_tokens)
+    question = Question(_read(text), rules, session, caller)
     sampling = sampling_of(max_tokens, temperature, seed)
-    asyncio.run(print_answer(_read(text), rules, sampling, address, config, as_json=as_json))
+    asyncio.run(print_answer(question, sampling, address, config, as_json=as_json))
 
 
 @models.command()
@@ -149,7 +175,7 @@ def pull(config: Config = None) -> None:
 def schema(
     folder: Annotated[Path, typer.Option(help="Where to write the JSON Schemas.")] = Path("docs/schema"),
 ) -> None:
-    """Write the JSON Schemas of intent and specialist files, for editors."""
+    """Write the JSON Schemas of intent, specialist and rules files, for editors."""
     from pointsman.catalog.json_schema import write_schemas
 
     for path in write_schemas(folder):
@@ -179,7 +205,8 @@ def _explain(error: BaseException) -> str | None:
 
         return explain(error)
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("pointsman"):
-        return f"this command needs {error.name}; pip install 'pointsman[standard]'"
+        extra = "review" if error.name in {"matplotlib", "jinja2"} else "standard"
+        return f"this command needs {error.name}; pip install 'pointsman[{extra}]'"
     return None
 
 

@@ -1,5 +1,6 @@
 """Settings to a matcher without a server: what the commands of review stand on."""
 
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.catalog.store import FileStore
 from pointsman.embedding.cache import EmbeddingCache
-from pointsman.embedding.encoder import Rows
+from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.embedding.load import load_encoder
 from pointsman.errors import CatalogError, PreconditionError
 from pointsman.host.progress import fetch_progress
@@ -26,7 +27,16 @@ class Workbench:
 
     settings: Settings
     cache: EmbeddingCache
-    encoder_hash: str
+    encoder: Encoder
+
+    @property
+    def encoder_hash(self) -> str:
+        """sha256 over what makes the rows."""
+        return self.encoder.hash
+
+    def tokens(self, text: str) -> Sequence[str]:
+        """Return the tokens that the encoder reads a text as."""
+        return self.encoder.tokens(text)
 
     def embed(self, texts: Sequence[str], what: str = "embedding prompts") -> Rows:
         """Return unit rows (n, d)."""
@@ -61,7 +71,7 @@ def open_workbench(settings: Settings) -> Generator[Workbench, None, None]:
     with fetch_progress() as progress, threadpool_limits(settings.encoder.threads, user_api="blas"):
         store = ArtifactStore(settings.paths.models, settings.paths.specialists, progress)
         encoder = load_encoder(settings.encoder, store)
-        yield Workbench(settings, EmbeddingCache(encoder, settings.paths.cache), encoder.hash)
+        yield Workbench(settings, EmbeddingCache(encoder, settings.paths.cache), encoder)
 
 
 def load_catalog(settings: Settings) -> Catalog:
@@ -86,6 +96,7 @@ def file_store(settings: Settings) -> FileStore:
 @contextmanager
 def _bar(what: str) -> Generator[Callable[[int, int], None], None, None]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    hidden = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,150 @@
+"""Texts to what in them should not stand in a file: credentials and personal data. Knows no intents.
+
+What is found is found by libraries that are kept for it (extra `review`): Kingfisher's rules for credentials,
+email-validator, libphonenumber and pydantic-extra-types for the rest. Patterns here only cut out what they are
+asked about. Nothing is sent anywhere, and what was found is never repeated, only what kind it is.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SECRET = "secret"  # noqa: S105 - the kind, not one
+PERSONAL = "personal_data"
+
+_EXAMPLE_DOMAINS = ("example.com", "example.net", "example.org")
+"""Kept for documentation by RFC 2606; email-validator refuses the reserved top-level domains by itself."""
+_EDGES = ".,;:!?'\"()[]{}<>"
+_CARD = re.compile(r"(?<![\w.+-])\d{3,19}(?:[ -]\d{3,7})*(?![\w-])")
+_IBAN_START = re.compile(r"[A-Z]{2}\d{2}[A-Z0-9]*", re.IGNORECASE)
+_IBAN_LENGTHS = range(15, 35)
+_IBAN_GROUPS = 9
+_COUNTRY_CODE_OF_555 = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Something in the text of that number. `what` says its kind in words."""
+
+    text: int
+    code: str
+    what: str
+
+
+def find_secrets(texts: Sequence[str], cache: Path) -> Iterator[Found]:
+    """Find credentials by form: keys and tokens of known providers, private keys, addresses with a password.
+
+    `cache` keeps the compiled rules: seconds the first time, a fraction of one later. A password in a
+    sentence has no form, and is not found.
+
+    Raises:
+        ModuleNotFoundError: the extra `review` is not installed.
+
+    """
+    from kingfisher_sdk import Rules, Scanner
+
+    scanner = Scanner(Rules(cache_dir=str(cache)), redact=True)
+    for i, text in enumerate(texts):
+        names = {found.rule_name for found in scanner.scan(text) if found.visible}
+        for name in sorted(names):
+            yield Found(i, SECRET, f"what looks like a credential ({name})")
+
+
+def find_personal(texts: Sequence[str], phone_region: str | None = None) -> Iterator[Found]:
+    """Find e-mail addresses, phone numbers, payment cards and bank accounts that are valid ones.
+
+    Phone numbers are looked for in international form; with `phone_region` (such as `US`) in that country's
+    form too, where something parts their digits. Names, postal addresses and identity numbers are not looked for.
+
+    Raises:
+        ModuleNotFoundError: the extra `review` is not installed.
+
+    """
+    looks = (
+        ("an e-mail address", _has_email),
+        ("a phone number", lambda text: _has_phone(text, phone_region)),
+        ("a payment card number", _has_card),
+        ("a bank account number (IBAN)", _has_iban),
+    )
+    for i, text in enumerate(texts):
+        for what, has in looks:
+            if has(text):
+                yield Found(i, PERSONAL, what)
+
+
+def _has_email(text: str) -> bool:
+    from email_validator import EmailNotValidError, validate_email
+
+    for word in text.split():
+        local, at, domain = word.strip(_EDGES).partition("@")
+        if not at:
+            continue
+        try:
+            address = validate_email(f"{local.rpartition(':')[2]}@{domain}", check_deliverability=False)
+        except EmailNotValidError:
+            continue
+        if not _below(address.ascii_domain.lower(), _EXAMPLE_DOMAINS):
+            return True
+    return False
+
+
+def _below(domain: str, parents: Sequence[str]) -> bool:
+    return any(domain == parent or domain.endswith(f".{parent}") for parent in parents)
+
+
+def _has_phone(text: str, region: str | None) -> bool:
+    if region is None and "+" not in text:
+        return False
+    from phonenumbers import Leniency, PhoneNumberMatcher
+
+    found = PhoneNumberMatcher(text, region, leniency=Leniency.VALID)
+    return any(
+        not match.raw_string.isdigit()  # ten digits in a row are an order number as well
+        and not _is_fiction(match.number.country_code, match.number.national_number)
+        for match in found
+    )
+
+
+def _is_fiction(country_code: int | None, national_number: int | None) -> bool:
+    """Return whether a number is one of 555-0100 to 555-0199, kept for fiction in North America."""
+    return country_code == _COUNTRY_CODE_OF_555 and str(national_number)[3:8] == "55501"
+
+
+def _has_card(text: str) -> bool:
+    from pydantic_core import PydanticCustomError
+    from pydantic_extra_types.payment import PaymentCardBrand, PaymentCardNumber
+
+    for match in _CARD.finditer(text):
+        digits = re.sub(r"[ -]", "", match.group())
+        if not PaymentCardNumber.min_length <= len(digits) <= PaymentCardNumber.max_length:
+            continue
+        try:
+            brand = PaymentCardNumber(digits).brand
+        except PydanticCustomError:
+            continue
+        if (
+            brand != PaymentCardBrand.other
+        ):  # one number in ten has a right check digit; an issuer too is rare
+            return True
+    return False
+
+
+def _has_iban(text: str) -> bool:
+    from pydantic import TypeAdapter, ValidationError
+    from pydantic_extra_types.iban import IBAN
+
+    words = [word.strip(_EDGES) for word in text.split()]
+    for i, word in enumerate(words):
+        if not _IBAN_START.fullmatch(word):
+            continue
+        for end in range(i + 1, min(i + _IBAN_GROUPS, len(words)) + 1):
+            joined = "".join(words[i:end])
+            if len(joined) not in _IBAN_LENGTHS:
+                continue
+            try:
+                TypeAdapter(IBAN).validate_python(joined)
+            except ValidationError:
+                continue
+            return True
+    return False
