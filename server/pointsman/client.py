@@ -4,6 +4,7 @@ Answers are the messages of `pointsman.v1`, errors are grpc's own (`grpc.RpcErro
 one sentence what an error means and what to do.
 """
 
+import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from pointsman.v1 import catalog_pb2, catalog_pb2_grpc, router_pb2, router_pb2_grpc
+from pointsman.values.catalog import CALLER, IDENTIFIER
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT_S = 120.0
@@ -21,9 +23,16 @@ Conversation = str | Sequence[router_pb2.Message]
 
 
 def constraints(
-    *, specialist: str = "", tier: str = "", task_type: str = "", local_only: bool = False
+    *,
+    specialist: str = "",
+    tier: str = "",
+    task_type: str = "",
+    local_only: bool = False,
+    output_tokens: int = 0,
 ) -> router_pb2.Constraints:
-    """Return rules that override similarity; `tier` is "", "local" or "cloud".
+    """Return rules that override similarity; `tier` is "", "local", "mid" or "cloud".
+
+    `output_tokens` is the length of the answer that is needed; 0 when unknown.
 
     Raises:
         ValueError: another tier.
@@ -34,6 +43,7 @@ def constraints(
         tier=f"TIER_{tier.upper()}" if tier else None,
         task_type=task_type,
         local_only=local_only,
+        output_tokens=output_tokens,
     )
 
 
@@ -42,6 +52,12 @@ def messages(conversation: Conversation) -> list[router_pb2.Message]:
     if isinstance(conversation, str):
         return [router_pb2.Message(role=router_pb2.ROLE_USER, content=conversation)]
     return list(conversation)
+
+
+def _metadata(caller: str) -> tuple[tuple[str, str], ...]:
+    if caller and not re.fullmatch(IDENTIFIER, caller):
+        raise ValueError(f"caller must match {IDENTIFIER} (got {caller!r})")
+    return ((CALLER, caller),) if caller else ()
 
 
 def explain(error: grpc.RpcError) -> str:
@@ -58,9 +74,20 @@ def explain(error: grpc.RpcError) -> str:
 class AsyncClient:
     """A channel to one server. Use it as an async context manager, and for many calls."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Open a channel; nothing is sent yet. `timeout_s` is the deadline of every call."""
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S, caller: str = ""
+    ) -> None:
+        """Open a channel; nothing is sent yet.
+
+        timeout_s: deadline of every call
+        caller: name that rules may ask for, sent with every request
+
+        Raises:
+            ValueError: a name that cannot be sent.
+
+        """
         self._timeout_s = timeout_s
+        self._metadata = _metadata(caller)
         self._channel = grpc.aio.insecure_channel(address)
         self._router = router_pb2_grpc.RouterServiceStub(self._channel)
         self.catalog = catalog_pb2_grpc.CatalogServiceStub(self._channel)
@@ -76,16 +103,26 @@ class AsyncClient:
         await self._channel.close()
 
     async def route(
-        self, conversation: Conversation, rules: router_pb2.Constraints | None = None
+        self,
+        conversation: Conversation,
+        rules: router_pb2.Constraints | None = None,
+        *,
+        session_id: str = "",
     ) -> router_pb2.RouteResponse:
         """Return where a conversation goes, and why.
+
+        `session_id` is of your choice, for conversations that are sent one turn at a time.
 
         Raises:
             grpc.aio.AioRpcError: see `explain`.
 
         """
-        request = router_pb2.RouteRequest(messages=messages(conversation), constraints=rules)
-        response: router_pb2.RouteResponse = await self._router.Route(request, timeout=self._timeout_s)
+        request = router_pb2.RouteRequest(
+            messages=messages(conversation), constraints=rules, session_id=session_id
+        )
+        response: router_pb2.RouteResponse = await self._router.Route(
+            request, timeout=self._timeout_s, metadata=self._metadata
+        )
         return response
 
     async def generate(
@@ -93,6 +130,8 @@ class AsyncClient:
         conversation: Conversation,
         rules: router_pb2.Constraints | None = None,
         sampling: router_pb2.Sampling | None = None,
+        *,
+        session_id: str = "",
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
         """Yield events: the decision, tokens, done. Closing the generator cancels the call.
 
@@ -101,9 +140,9 @@ class AsyncClient:
 
         """
         request = router_pb2.GenerateRequest(
-            messages=messages(conversation), constraints=rules, sampling=sampling
+            messages=messages(conversation), constraints=rules, sampling=sampling, session_id=session_id
         )
-        call = self._router.Generate(request, timeout=self._timeout_s)
+        call = self._router.Generate(request, timeout=self._timeout_s, metadata=self._metadata)
         try:
             async for event in call:
                 yield event
@@ -121,9 +160,20 @@ class AsyncClient:
 class Client:
     """The same, without an event loop. Safe to share between threads."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        """Open a channel; nothing is sent yet. `timeout_s` is the deadline of every call."""
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S, caller: str = ""
+    ) -> None:
+        """Open a channel; nothing is sent yet.
+
+        timeout_s: deadline of every call
+        caller: name that rules may ask for, sent with every request
+
+        Raises:
+            ValueError: a name that cannot be sent.
+
+        """
         self._timeout_s = timeout_s
+        self._metadata = _metadata(caller)
         self._channel = grpc.insecure_channel(address)
         self._router = router_pb2_grpc.RouterServiceStub(self._channel)
         self.catalog = catalog_pb2_grpc.CatalogServiceStub(self._channel)
@@ -139,16 +189,26 @@ class Client:
         self._channel.close()
 
     def route(
-        self, conversation: Conversation, rules: router_pb2.Constraints | None = None
+        self,
+        conversation: Conversation,
+        rules: router_pb2.Constraints | None = None,
+        *,
+        session_id: str = "",
     ) -> router_pb2.RouteResponse:
         """Return where a conversation goes, and why.
+
+        `session_id` is of your choice, for conversations that are sent one turn at a time.
 
         Raises:
             grpc.RpcError: see `explain`.
 
         """
-        request = router_pb2.RouteRequest(messages=messages(conversation), constraints=rules)
-        response: router_pb2.RouteResponse = self._router.Route(request, timeout=self._timeout_s)
+        request = router_pb2.RouteRequest(
+            messages=messages(conversation), constraints=rules, session_id=session_id
+        )
+        response: router_pb2.RouteResponse = self._router.Route(
+            request, timeout=self._timeout_s, metadata=self._metadata
+        )
         return response
 
     def generate(
@@ -156,6 +216,8 @@ class Client:
         conversation: Conversation,
         rules: router_pb2.Constraints | None = None,
         sampling: router_pb2.Sampling | None = None,
+        *,
+        session_id: str = "",
     ) -> Iterator[router_pb2.GenerateResponse]:
         """Yield events: the decision, tokens, done. Leaving the loop early cancels the call.
 
@@ -164,9 +226,9 @@ class Client:
 
         """
         request = router_pb2.GenerateRequest(
-            messages=messages(conversation), constraints=rules, sampling=sampling
+            messages=messages(conversation), constraints=rules, sampling=sampling, session_id=session_id
         )
-        call: Any = self._router.Generate(request, timeout=self._timeout_s)
+        call: Any = self._router.Generate(request, timeout=self._timeout_s, metadata=self._metadata)
         try:
             yield from call
         finally:

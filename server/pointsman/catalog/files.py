@@ -1,4 +1,4 @@
-"""One YAML file to one intent or specialist, with every problem placed. Knows no other file."""
+"""One YAML file to what it states, with every problem placed. Knows no other file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pointsman.catalog.schema import IntentFile, SpecialistFile
 from pointsman.catalog.yaml_document import MAX_BYTES, Document, YamlError, parse, too_large
@@ -16,6 +16,7 @@ from pointsman.values.catalog import Intent, Problem, Specialist
 _MAX_SHOWN = 80
 
 M = TypeVar("M", IntentFile, SpecialistFile)
+F = TypeVar("F", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,17 @@ def read(path: Path, model: type[M], file: str) -> Loaded:
         CatalogError: every problem of the file, each with its line.
 
     """
+    document = read_document(path, file, "name")
+    return Loaded(validate(document.data, model, file, document).to_value(), document)
+
+
+def read_document(path: Path, file: str, first: str) -> Document:
+    """Read one file as a mapping of fields; `first` is one that it should have.
+
+    Raises:
+        CatalogError: it cannot be read, or is not that.
+
+    """
     try:
         document = parse(_content(path))
     except YamlError as error:
@@ -45,8 +57,8 @@ def read(path: Path, model: type[M], file: str) -> Loaded:
         raise CatalogError([Problem(file, 0, "", "", f"cannot be read: {error.strerror}")]) from None
     if not isinstance(document.data, dict):
         kind = "nothing" if document.data is None else type(document.data).__name__
-        raise CatalogError([Problem(file, 1, "", "", f"expected fields such as 'name:', found {kind}")])
-    return Loaded(validate(document.data, model, file, document).to_value(), document)
+        raise CatalogError([Problem(file, 1, "", "", f"expected fields such as '{first}:', found {kind}")])
+    return document
 
 
 def _content(path: Path) -> bytes:
@@ -58,7 +70,7 @@ def _content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def validate(data: dict[str, Any], model: type[M], file: str, document: Document | None = None) -> M:
+def validate(data: dict[str, Any], model: type[F], file: str, document: Document | None = None) -> F:
     """Check plain data against a file format.
 
     Raises:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pointsman.catalog.schema import IntentFile, SpecialistFile
+from pointsman.catalog.schema import IntentFile, RulesFile, SpecialistFile
 
-_MODELS: dict[str, type[BaseModel]] = {"intent": IntentFile, "specialist": SpecialistFile}
+_MODELS: dict[str, type[BaseModel]] = {
+    "intent": IntentFile,
+    "specialist": SpecialistFile,
+    "rules": RulesFile,
+}
 
 
 def schemas() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The file formats of intents/ and specialists/, as pydantic models: the one place that states them.
+"""The file formats of intents, specialists and rules, as pydantic models: the one place that states them.
 
 `docs/schema/*.json` is generated from here (`pointsman schema`), and a test keeps it true.
 """
@@ -19,7 +19,18 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from pointsman.values.catalog import CLOUD, Adapter, Artifact, FewShot, Intent, Specialist
+from pointsman.values.catalog import (
+    CLOUD,
+    IDENTIFIER,
+    MID,
+    Adapter,
+    Artifact,
+    Bounds,
+    FewShot,
+    Intent,
+    Rule,
+    Specialist,
+)
 
 MAX_TEXT = 8192
 URI_PATTERN = r"^(file:.+|hf:[^/]+/[^/]+/.+|pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[^/]+/.+)$"
@@ -33,9 +44,9 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _not_cloud(name: str) -> str:
-    if name == CLOUD:
-        raise ValueError("'cloud' is the cloud's own name")
+def _not_a_tier(name: str) -> str:
+    if name in {CLOUD, MID}:
+        raise ValueError(f"{name!r} is a tier's own name")
     return name
 
 
@@ -56,7 +67,7 @@ class IntentFile(_File):
 
     name: Annotated[Name, Field(description="Unique over all files.")]
     description: Annotated[str, Field(max_length=MAX_TEXT, description="What belongs here, for people.")] = ""
-    target: Annotated[Name, Field(description="Name of a specialist, or `cloud`.")]
+    target: Annotated[Name, Field(description="Name of a specialist, `cloud` or `mid`.")]
     exemplars: Annotated[
         list[Text],
         Field(min_length=1, description="Prompts of this topic, varied; five or more, twenty are good."),
@@ -149,7 +160,7 @@ class SamplingEntry(_File):
 class SpecialistFile(_File):
     """One specialist: a base model, an optional adapter, its prompt and its limits."""
 
-    name: Annotated[Name, AfterValidator(_not_cloud), Field(description="Unique over all files.")]
+    name: Annotated[Name, AfterValidator(_not_a_tier), Field(description="Unique over all files.")]
     description: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     base: ArtifactEntry
     adapter: AdapterEntry | None = None
@@ -219,6 +230,104 @@ class SpecialistFile(_File):
                 "task_types": list(specialist.task_types),
             }
         )
+
+
+class BoundsEntry(_File):
+    """A range without its ends; one of the two may be left out."""
+
+    over: Annotated[int | None, Field(ge=0)] = None
+    under: Annotated[int | None, Field(ge=1)] = None
+
+    @model_validator(mode="after")
+    def _has_room(self) -> Self:
+        if self.over is None and self.under is None:
+            raise PydanticCustomError("refused", "expected 'over', 'under' or both")
+        if self.over is not None and self.under is not None and self.under - self.over < 2:
+            raise PydanticCustomError("refused", "no number is over the one and under the other")
+        return self
+
+    def to_value(self) -> Bounds:
+        """Return the range."""
+        return Bounds(self.over, self.under)
+
+
+class WhenEntry(_File):
+    """Conditions of a rule. All that are given must hold; what a request does not tell holds never."""
+
+    task_type: list[Name] = Field(
+        default_factory=list, min_length=1, description="The request names one of these task types."
+    )
+    caller: list[Annotated[str, Field(pattern=IDENTIFIER)]] = Field(
+        default_factory=list, min_length=1, description="Metadata `x-pointsman-caller` is one of these."
+    )
+    tokens: BoundsEntry = Field(
+        default_factory=BoundsEntry.model_construct,
+        description="Size of the whole conversation: its bytes in UTF-8, divided by 4.",
+    )
+    output_tokens: BoundsEntry = Field(
+        default_factory=BoundsEntry.model_construct,
+        description="Length of the answer that the request says it needs.",
+    )
+    budget_ms: BoundsEntry = Field(
+        default_factory=BoundsEntry.model_construct, description="Milliseconds until the request's deadline."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> Self:
+        if not self.model_fields_set:
+            raise PydanticCustomError(
+                "refused", "no condition; leave 'when' out for a rule that always holds"
+            )
+        return self
+
+
+class RuleEntry(_File):
+    """One rule: where requests go that meet its conditions."""
+
+    name: Annotated[Name, Field(description="Shown in the decisions that it makes; unique.")]
+    when: WhenEntry = Field(
+        default_factory=WhenEntry.model_construct,
+        description="All of them must hold. Without it the rule always holds.",
+    )
+    to: Annotated[
+        str,
+        Field(
+            pattern=r"^(cloud|mid|local|specialist:[a-z][a-z0-9_]{0,63})$",
+            description="`cloud`, `mid` (what routing.mid names), `local` (the intent's specialist if it is "
+            "local, else the general one), or `specialist:NAME`.",
+        ),
+    ]
+
+    def to_value(self) -> Rule:
+        """Return the rule."""
+        bounds = {
+            field: getattr(self.when, field).to_value()
+            for field in ("tokens", "output_tokens", "budget_ms")
+            if field in self.when.model_fields_set
+        }
+        return Rule(self.name, self.to, tuple(self.when.task_type), tuple(self.when.caller), **bounds)
+
+
+class RulesFile(_File):
+    """Rules, in order: the first that holds decides."""
+
+    rules: Annotated[list[RuleEntry], Field(max_length=256)]
+
+    @model_validator(mode="after")
+    def _each_counts(self) -> Self:
+        names: set[str] = set()
+        for i, entry in enumerate(self.rules):
+            if entry.name in names:
+                raise _refusal(("rules", i, "name"), "a rule before it has this name", entry.name)
+            names.add(entry.name)
+            if i and "when" not in self.rules[i - 1].model_fields_set:
+                message = f"is never reached: rule {self.rules[i - 1].name!r} before it always holds"
+                raise _refusal(("rules", i), message, entry.name)
+        return self
+
+    def to_value(self) -> tuple[Rule, ...]:
+        """Return the rules in their order."""
+        return tuple(entry.to_value() for entry in self.rules)
 
 
 def _repeated_texts(data: dict[str, Any]) -> Iterator[InitErrorDetails]:

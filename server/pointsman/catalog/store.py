@@ -1,7 +1,7 @@
-"""The folders intents/ and specialists/ as a store of catalogs: what is good serves, what is not is named.
+"""Intents, specialists and rules in files as a store of catalogs: what is good serves, what is not is named.
 
 A file that breaks keeps serving its last good content; a name belongs to the file that serves it; a
-specialist that intents still target outlives its file. So no edit takes away what already works.
+specialist that intents or rules still name outlives its file. So no edit takes away what already works.
 """
 
 import os
@@ -12,10 +12,12 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from pointsman.catalog.files import Loaded, M, dump, read, validate
+from pointsman.catalog.rules_source import RulesSource
 from pointsman.catalog.schema import IntentFile, SpecialistFile
+from pointsman.catalog.targets import Targets, users_of
 from pointsman.catalog.yaml_document import YamlError, parse
 from pointsman.errors import CatalogError, PreconditionError, UnknownNameError
-from pointsman.values.catalog import CLOUD, Catalog, Intent, Problem, Specialist
+from pointsman.values.catalog import Catalog, Intent, Mid, Problem, Specialist
 
 _SUFFIXES = {".yaml", ".yml"}
 
@@ -31,16 +33,34 @@ class _Entry:
 
 
 class FileStore:
-    """Catalogs from two folders. Not thread-safe: one owner calls it."""
+    """Catalogs from two folders and one file. Not thread-safe: one owner calls it."""
 
-    def __init__(self, intents_dir: Path, specialists_dir: Path) -> None:
+    def __init__(
+        self,
+        intents_dir: Path,
+        specialists_dir: Path,
+        rules_file: Path | None = None,
+        mid: Mid | None = None,
+    ) -> None:
         self.intents_dir = intents_dir
         self.specialists_dir = specialists_dir
+        self._rules = RulesSource(rules_file)
+        self._mid = mid
         self._entries: dict[Path, _Entry] = {}
         self._holders: dict[tuple[str, str], Path] = {}
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders whose YAML is read."""
+        return [self.intents_dir, self.specialists_dir]
+
+    @property
+    def files(self) -> list[Path]:
+        """The single files that are read; they need not exist."""
+        return [self._rules.path] if self._rules.path else []
+
     def load(self) -> Catalog:
-        """Return the catalog of what is good in both folders, with the problems of what is not.
+        """Return the catalog of what is good in all files, with the problems of what is not.
 
         Reads only files that changed. A missing folder is an empty one.
         """
@@ -49,30 +69,21 @@ class FileStore:
         specialists = self._named(self._scan(self.specialists_dir, SpecialistFile), "specialist", problems)
         gone = self._gone(served)
         intents = self._named(self._scan(self.intents_dir, IntentFile), "intent", problems)
-        known = {s.value.name for s in specialists.values()} | {CLOUD}
+        names = {s.value.name for s in specialists.values()}
+        targets = Targets(names | set(gone), self._mid)
 
-        kept: dict[Path, Loaded] = {}
-        for path, loaded in intents.items():
-            target = _target(loaded)
-            if target not in known and target not in gone:
-                message = f"no such specialist; known: {', '.join(sorted(known))}"
-                problems.append(loaded.problem(self._shown(path), "target", target, message))
-                last = self._entries[path].served
-                if last is None or last.value.name != loaded.value.name:
-                    continue
-                loaded, target = last, _target(last)  # noqa: PLW2901 - the last good content serves on
-            if target not in known:
-                if target not in gone:
-                    continue
-                gone_path, specialist = gone[target]
-                specialists[gone_path] = specialist
-                self._holders["specialist", target] = gone_path
-            kept[path] = self._entries[path].served = loaded
+        kept = self._with_targets(intents, targets, problems)
+        rules = self._rules.load(targets, problems)
+        users = users_of((_intent(loaded) for loaded in kept.values()), rules, self._mid)
+        for name in sorted(set(users) & set(gone) - names):
+            path, specialist = gone[name]
+            specialists[path] = specialist
+            self._holders["specialist", name] = path
         for path, loaded in specialists.items():
             if not path.exists():
-                users = [i.value.name for i in kept.values() if _target(i) == loaded.value.name]
-                message = f"file is gone, but intents target it: {', '.join(users)}; it keeps serving"
-                problems.append(Problem(self._shown(path), 0, "name", loaded.value.name, message))
+                name = loaded.value.name
+                message = f"file is gone, but still the target of {', '.join(users.get(name, ()))}; it keeps serving"
+                problems.append(Problem(self._shown(path), 0, "name", name, message))
         for path in set(self._entries) - set(specialists):
             if not path.exists():
                 del self._entries[path]
@@ -80,6 +91,7 @@ class FileStore:
             intents=tuple(sorted((_intent(i) for i in kept.values()), key=lambda i: i.name)),
             specialists=tuple(sorted((_specialist(s) for s in specialists.values()), key=lambda s: s.name)),
             problems=tuple(problems),
+            rules=rules,
         )
 
     def put_intent(self, intent: Intent) -> None:
@@ -92,9 +104,9 @@ class FileStore:
         """
         fields = IntentFile.from_value(intent)
         validate(fields, IntentFile, "request")
-        if intent.target != CLOUD and ("specialist", intent.target) not in self._holders:
-            problem = Problem("request", 0, "target", intent.target, "no such specialist")
-            raise CatalogError([problem])
+        known = {name for kind, name in self._holders if kind == "specialist"}
+        if message := Targets(known, self._mid).refusal(intent.target):
+            raise CatalogError([Problem("request", 0, "target", intent.target, message)])
         self._write(self.intents_dir, "intent", intent.name, dump(fields, "intent"))
 
     def check_specialist(self, specialist: Specialist) -> dict[str, Any]:
@@ -141,6 +153,23 @@ class FileStore:
         file = adapter.artifact.uri.rpartition("/")[2].rpartition(":")[2] if adapter else None
         field = "adapter" if file and file in message else "base"
         return entry.loaded.problem(self._shown(path), field, name, message)
+
+    def _with_targets(
+        self, intents: Mapping[Path, Loaded], targets: Targets, problems: list[Problem]
+    ) -> dict[Path, Loaded]:
+        """Return the intents whose targets can be had; of the others the last good content, if that can."""
+        kept: dict[Path, Loaded] = {}
+        for path, stated in intents.items():
+            entry = self._entries[path]
+            loaded = stated
+            if message := targets.refusal(_target(stated)):
+                problems.append(stated.problem(self._shown(path), "target", _target(stated), message))
+                last = entry.served
+                if last is None or last.value.name != stated.value.name or targets.refusal(_target(last)):
+                    continue
+                loaded = last
+            kept[path] = entry.served = loaded
+        return kept
 
     def _scan(self, folder: Path, model: type[M]) -> dict[Path, _Entry]:
         for path in _yaml_files(folder):

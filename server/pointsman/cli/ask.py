@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,40 +15,58 @@ from pointsman.errors import InvalidRequestError
 from pointsman.v1 import router_pb2 as pb
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, by whom, and within which conversation."""
+
+    text: str
+    rules: pb.Constraints
+    session: str = ""
+    caller: str = ""
+
+
 class _Asker(Protocol):
-    async def route(self, conversation: str, rules: pb.Constraints) -> pb.RouteResponse: ...
+    async def route(
+        self, conversation: str, rules: pb.Constraints, *, session_id: str
+    ) -> pb.RouteResponse: ...
 
     def generate(
-        self, conversation: str, rules: pb.Constraints, sampling: pb.Sampling
+        self, conversation: str, rules: pb.Constraints, sampling: pb.Sampling, *, session_id: str
     ) -> AsyncGenerator[pb.GenerateResponse, None]: ...
 
 
 class _InProcess:
     """Answers from a core in this process, in the words of the wire."""
 
-    def __init__(self, core: Any, limits: Any) -> None:
+    def __init__(self, core: Any, limits: Any, caller: str) -> None:
         self._core = core
         self._limits = limits
+        self._caller = caller
 
-    async def route(self, conversation: str, rules: pb.Constraints) -> pb.RouteResponse:
+    async def route(self, conversation: str, rules: pb.Constraints, *, session_id: str) -> pb.RouteResponse:
         from pointsman.service.convert import request_of, route_message
 
-        request = pb.RouteRequest(messages=messages(conversation), constraints=rules)
-        return route_message(await self._core.answers.route(request_of(request, self._limits, "cli")))
+        request = pb.RouteRequest(messages=messages(conversation), constraints=rules, session_id=session_id)
+        asked = request_of(request, self._limits, "cli", caller=self._caller)
+        return route_message(await self._core.answers.route(asked))
 
     async def generate(
-        self, conversation: str, rules: pb.Constraints, sampling: pb.Sampling
+        self, conversation: str, rules: pb.Constraints, sampling: pb.Sampling, *, session_id: str
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
         from pointsman.service.convert import event_message, request_of
 
-        request = pb.GenerateRequest(messages=messages(conversation), constraints=rules, sampling=sampling)
-        asked = request_of(request, self._limits, "cli")
+        request = pb.GenerateRequest(
+            messages=messages(conversation), constraints=rules, sampling=sampling, session_id=session_id
+        )
+        asked = request_of(request, self._limits, "cli", caller=self._caller)
         async with aclosing(self._core.answers.generate(asked)) as events:
             async for event in events:
                 yield event_message(event)
 
 
-def rules_of(specialist: str, tier: str, task_type: str, local_only: bool) -> pb.Constraints:
+def rules_of(
+    specialist: str, tier: str, task_type: str, local_only: bool, output_tokens: int
+) -> pb.Constraints:
     """Return the rules of the command line.
 
     Raises:
@@ -55,9 +74,16 @@ def rules_of(specialist: str, tier: str, task_type: str, local_only: bool) -> pb
 
     """
     try:
-        return constraints(specialist=specialist, tier=tier, task_type=task_type, local_only=local_only)
+        return constraints(
+            specialist=specialist,
+            tier=tier,
+            task_type=task_type,
+            local_only=local_only,
+            output_tokens=output_tokens,
+        )
     except ValueError:
-        raise InvalidRequestError("tier", f"--tier is local or cloud (got {tier!r})") from None
+        message = f"--tier is local, mid or cloud (got {tier!r})"
+        raise InvalidRequestError("tier", message) from None
 
 
 def sampling_of(max_tokens: int | None, temperature: float | None, seed: int | None) -> pb.Sampling:
@@ -65,18 +91,18 @@ def sampling_of(max_tokens: int | None, temperature: float | None, seed: int | N
     return pb.Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
 
 
-async def print_route(
-    text: str, rules: pb.Constraints, address: str, config: Path | None, *, as_json: bool
-) -> None:
+async def print_route(question: Question, address: str, config: Path | None, *, as_json: bool) -> None:
     """Print where a prompt goes, and why."""
-    async with _open(address, config, engines=False) as asker:
-        response = await asker.route(text, rules)
+    async with _open(address, config, question.caller, engines=False) as asker:
+        response = await asker.route(question.text, question.rules, session_id=question.session)
     if as_json:
         print(json.dumps(_plain(response), indent=2, ensure_ascii=False))
         return
     decision = response.decision
     print(_headline(decision))
     print(f"  {decision.explanation}")
+    if decision.HasField("difficulty"):
+        print(f"  {_difficulty(decision.difficulty)}")
     for neighbor in decision.neighbors:
         print(f"  {neighbor.similarity:6.3f}  {neighbor.exemplar_id:28} {neighbor.text}")
     timings = response.timings
@@ -84,18 +110,14 @@ async def print_route(
 
 
 async def print_answer(
-    text: str,
-    rules: pb.Constraints,
-    sampling: pb.Sampling,
-    address: str,
-    config: Path | None,
-    *,
-    as_json: bool,
+    question: Question, sampling: pb.Sampling, address: str, config: Path | None, *, as_json: bool
 ) -> None:
     """Print an answer as it comes."""
     async with (
-        _open(address, config, engines=True) as asker,
-        aclosing(asker.generate(text, rules, sampling)) as events,
+        _open(address, config, question.caller, engines=True) as asker,
+        aclosing(
+            asker.generate(question.text, question.rules, sampling, session_id=question.session)
+        ) as events,
     ):
         async for event in events:
             if as_json:
@@ -129,9 +151,16 @@ def _headline(decision: pb.Decision) -> str:
     tier = pb.Tier.Name(decision.tier).removeprefix("TIER_").lower()
     who = decision.specialist or decision.model
     reason = pb.DecisionReason.Name(decision.reason).removeprefix("DECISION_REASON_").lower()
-    return (
-        f"{tier}: {who} ({reason}, intent {decision.intent or 'none'}, similarity {decision.similarity:.3f})"
-    )
+    because = [] if decision.reason == pb.DECISION_REASON_RULE else [reason]
+    because += [f"rule {decision.rule}"] if decision.rule else []
+    because += [f"intent {decision.intent or 'none'}", f"similarity {decision.similarity:.3f}"]
+    return f"{tier}: {who} ({', '.join(because)})"
+
+
+def _difficulty(difficulty: pb.Difficulty) -> str:
+    if not difficulty.HasField("threshold"):
+        return f"difficulty {difficulty.score:.3f}, not calibrated for this topic"
+    return f"difficulty {difficulty.score:.3f}, local up to {difficulty.threshold:.3f}"
 
 
 def _plain(message: Any) -> dict[str, Any]:
@@ -139,9 +168,11 @@ def _plain(message: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _open(address: str, config: Path | None, *, engines: bool) -> AsyncGenerator[_Asker, None]:
+async def _open(
+    address: str, config: Path | None, caller: str, *, engines: bool
+) -> AsyncGenerator[_Asker, None]:
     if address:
-        async with AsyncClient(address) as client:
+        async with _client(address, caller) as client:
             yield client
         return
     from pointsman.host.logs import configure_logs
@@ -154,4 +185,12 @@ async def _open(address: str, config: Path | None, *, engines: bool) -> AsyncGen
     configure_logs(settings.log.model_copy(update={"level": "error"}))
     with fetch_progress() as progress:
         async with open_core(settings, progress, engines=engines) as core:
-            yield _InProcess(core, Limits(settings.server.max_prompt_bytes, settings.server.max_messages))
+            limits = Limits(settings.server.max_prompt_bytes, settings.server.max_messages)
+            yield _InProcess(core, limits, caller)
+
+
+def _client(address: str, caller: str) -> AsyncClient:
+    try:
+        return AsyncClient(address, caller=caller)
+    except ValueError as error:
+        raise InvalidRequestError("caller", f"--caller: {error}") from None

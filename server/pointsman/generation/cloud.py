@@ -7,26 +7,30 @@ from pointsman.values.events import Cost, Usage
 
 
 class Cloud:
-    """The configured endpoint, its places and its prices."""
+    """The configured endpoint, its places and its prices. Every model on it shares the places."""
 
-    def __init__(self, settings: CloudSettings) -> None:
+    def __init__(self, settings: CloudSettings, mid_model: str | None = None) -> None:
+        """Speak to the endpoint; `mid_model` is the model of the mid tier, if it is one of this endpoint."""
         self.settings = settings
         self.admission = Admission("the cloud", settings.concurrency, settings.concurrency)
-        self.client = ChatClient(
-            "the cloud",
-            settings.base_url,
-            settings.model,
-            settings.api_key.get_secret_value(),
-            connect_s=settings.connect_timeout_s,
-            read_s=settings.first_token_timeout_s,
-            retries=settings.max_retries,
-            limit_field=settings.limit_field,
-        )
+        self.client = self._open("the cloud", settings.model)
+        self._clients = {settings.model: self.client}
+        if mid_model is not None and mid_model != settings.model:
+            self._clients[mid_model] = self._open(f"the cloud's {mid_model}", mid_model)
 
-    def cost(self, usage: Usage) -> Cost | None:
-        """Return what an answer cost; None when no prices are configured."""
+    def client_of(self, model: str) -> ChatClient:
+        """Return the client that asks one of the configured models."""
+        return self._clients[model]
+
+    async def close(self) -> None:
+        """Close idle connections."""
+        for client in self._clients.values():
+            await client.close()
+
+    def cost(self, model: str, usage: Usage) -> Cost | None:
+        """Return what an answer cost; None without prices: those configured are of `cloud.model` alone."""
         prices = self.settings
-        if prices.input_price is None or prices.output_price is None:
+        if model != prices.model or prices.input_price is None or prices.output_price is None:
             return None
         cached_price = prices.input_price if prices.cached_price is None else prices.cached_price
         fresh = usage.prompt_tokens - usage.cached_tokens
@@ -36,3 +40,16 @@ class Cloud:
             + usage.completion_tokens * prices.output_price
         )
         return Cost(prices.currency, amount / 1e6)
+
+    def _open(self, name: str, model: str) -> ChatClient:
+        settings = self.settings
+        return ChatClient(
+            name,
+            settings.base_url,
+            model,
+            settings.api_key.get_secret_value(),
+            connect_s=settings.connect_timeout_s,
+            read_s=settings.first_token_timeout_s,
+            retries=settings.max_retries,
+            limit_field=settings.limit_field,
+        )

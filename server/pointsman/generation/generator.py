@@ -14,7 +14,7 @@ from pointsman.generation.prompt import cloud_question, local_question
 from pointsman.router.router import Route, Router
 from pointsman.values.decision import Decision
 from pointsman.values.events import Done, Escalation, Event, Finished, GenerateTimings, Token
-from pointsman.values.request import Request, Tier
+from pointsman.values.request import Request
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class Generator:
         self, decision: Decision, route: Route, progress: _Progress, error: Exception
     ) -> Escalation | None:
         """Return the switch to the general specialist, if the cloud failed before it said anything."""
-        if decision.tier is not Tier.CLOUD or progress.ttft_ms:
+        if decision.specialist is not None or progress.ttft_ms:
             return None
         local = without_cloud(decision, route.snapshot.setup, f"The cloud is down ({error})")
         return Escalation(local, 0, local.explanation) if local else None
@@ -87,12 +87,12 @@ class Generator:
     async def _stream(
         self, request: Request, decision: Decision, route: Route, progress: _Progress
     ) -> Stream:
-        if decision.tier is Tier.CLOUD:
+        if decision.specialist is None:
             assert self._cloud is not None  # noqa: S101 - decisions name the cloud only when there is one
             async with self._cloud.admission.place() as queue_ms:
                 progress.queue_ms = queue_ms
                 question = cloud_question(request, self._cloud.settings)
-                async with aclosing(self._cloud.client.stream(question)) as stream:
+                async with aclosing(self._cloud.client_of(decision.model).stream(question)) as stream:
                     async for item in stream:
                         yield item
             return
@@ -108,7 +108,9 @@ class Generator:
     def _done(self, decision: Decision, route: Route, progress: _Progress) -> Done:
         finished = progress.finished
         assert finished is not None  # noqa: S101 - a backend's stream ends with it, or raises
-        cost = self._cloud.cost(finished.usage) if self._cloud and decision.tier is Tier.CLOUD else None
+        cost = None
+        if self._cloud is not None and decision.specialist is None:
+            cost = self._cloud.cost(decision.model, finished.usage)
         timings = GenerateTimings(
             route=route.routed.timings,
             queue_ms=progress.queue_ms,

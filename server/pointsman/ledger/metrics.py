@@ -27,6 +27,8 @@ class Metrics:
         self._decisions = Counter(
             "decisions", "Decisions by where they sent a prompt.", ["tier", "specialist", "reason"], **labels
         )
+        # A counter of its own: rules times specialists times reasons would be many series.
+        self._rules = Counter("rule_decisions", "Decisions by the rule that made them.", ["rule"], **labels)
         self._route = Histogram(
             "route_seconds", "Time to decide.", ["stage"], buckets=_ROUTE_BUCKETS_S, **labels
         )
@@ -95,6 +97,8 @@ class Metrics:
     def decided(self, decision: Decision, timings: RouteTimings) -> None:
         """Count a decision."""
         self._decisions.labels(decision.tier, decision.specialist or "", decision.reason).inc()
+        if decision.rule:
+            self._rules.labels(decision.rule).inc()
         for stage in ("queue", "embed", "search", "total"):
             self._route.labels(stage).observe(getattr(timings, f"{stage}_ms") / 1e3)
 

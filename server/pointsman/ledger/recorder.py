@@ -110,6 +110,7 @@ def _fields(decision: Decision) -> dict[str, object]:
         "specialist": decision.specialist,
         "intent": decision.evidence.intent,
         "reason": str(decision.reason),
+        "rule": decision.rule or None,
         "similarity": round(decision.evidence.similarity, 4),
         "score": round(decision.evidence.score, 4),
         "catalog": decision.catalog_version,

@@ -1,22 +1,25 @@
 """Messages of a request to values, and decisions and events to messages."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pointsman.errors import InvalidRequestError
 from pointsman.v1 import router_pb2 as pb
-from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
+from pointsman.values.catalog import CALLER, IDENTIFIER
+from pointsman.values.decision import Decision, Hardness, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Event, FinishReason, Token
 from pointsman.values.request import Constraints, Message, Request, Role, Sampling, Tier
 
 _ROLES = {pb.ROLE_SYSTEM: Role.SYSTEM, pb.ROLE_USER: Role.USER, pb.ROLE_ASSISTANT: Role.ASSISTANT}
-_TIERS = {pb.TIER_UNSPECIFIED: None, pb.TIER_LOCAL: Tier.LOCAL, pb.TIER_CLOUD: Tier.CLOUD}
-TIERS = {Tier.LOCAL: pb.TIER_LOCAL, Tier.CLOUD: pb.TIER_CLOUD}
+TIERS = {Tier.LOCAL: pb.TIER_LOCAL, Tier.MID: pb.TIER_MID, Tier.CLOUD: pb.TIER_CLOUD}
+_TIERS = {pb.TIER_UNSPECIFIED: None} | {number: tier for tier, number in TIERS.items()}
 # By name: a test holds that every value has its number.
 REASONS = {reason: f"DECISION_REASON_{reason.name}" for reason in Reason}
 FINISHES = {reason: f"FINISH_REASON_{reason.name}" for reason in FinishReason}
 _MAX_TEMPERATURE = 2.0
 _MAX_STOPS = 16
+_MAX_SESSION_ID = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +30,38 @@ class Limits:
     messages: int
 
 
-def request_of(message: pb.RouteRequest | pb.GenerateRequest, limits: Limits, request_id: str) -> Request:
+def request_of(
+    message: pb.RouteRequest | pb.GenerateRequest,
+    limits: Limits,
+    request_id: str,
+    *,
+    caller: str = "",
+    budget_s: float | None = None,
+) -> Request:
     """Check a request and return it as a value.
+
+    caller: what it says in its metadata
+    budget_s: time until its deadline; None without one
 
     Raises:
         InvalidRequestError: names the field, the value and the limit.
 
     """
+    if len(message.session_id) > _MAX_SESSION_ID:
+        text = f"{len(message.session_id)} characters; the limit is {_MAX_SESSION_ID}"
+        raise InvalidRequestError("session_id", text)
+    if caller and not re.fullmatch(IDENTIFIER, caller):
+        text = f"the caller must match {IDENTIFIER} (got {caller[:_MAX_SESSION_ID]!r})"
+        raise InvalidRequestError(CALLER, text)
+    sampling = _sampling(message.sampling) if isinstance(message, pb.GenerateRequest) else Sampling()
     return Request(
         messages=_messages(message.messages, limits),
-        constraints=_constraints(message.constraints),
-        sampling=_sampling(message.sampling) if isinstance(message, pb.GenerateRequest) else Sampling(),
+        constraints=_constraints(message.constraints, sampling),
+        sampling=sampling,
         request_id=request_id,
+        session_id=message.session_id,
+        caller=caller,
+        budget_s=budget_s,
     )
 
 
@@ -66,7 +89,7 @@ def _messages(messages: Sequence[pb.Message], limits: Limits) -> tuple[Message, 
     return tuple(Message(_ROLES[m.role], m.content) for m in messages)
 
 
-def _constraints(constraints: pb.Constraints) -> Constraints:
+def _constraints(constraints: pb.Constraints, sampling: Sampling) -> Constraints:
     if constraints.tier not in _TIERS:
         raise InvalidRequestError("constraints.tier", f"unknown tier {constraints.tier}")
     return Constraints(
@@ -74,6 +97,7 @@ def _constraints(constraints: pb.Constraints) -> Constraints:
         tier=_TIERS[constraints.tier],
         task_type=constraints.task_type or None,
         local_only=constraints.local_only,
+        output_tokens=constraints.output_tokens or sampling.max_tokens or 0,
     )
 
 
@@ -121,7 +145,14 @@ def decision_message(decision: Decision) -> pb.Decision:
         threshold=evidence.threshold,
         scores=[pb.IntentScore(intent=s.intent, score=s.score) for s in evidence.scores],
         model=decision.model,
+        required_confidence=evidence.required_confidence,
+        rule=decision.rule,
+        difficulty=_difficulty_message(evidence.hardness),
     )
+
+
+def _difficulty_message(hardness: Hardness | None) -> pb.Difficulty | None:
+    return pb.Difficulty(score=hardness.score, threshold=hardness.threshold) if hardness else None
 
 
 def route_message(routed: Routed) -> pb.RouteResponse:

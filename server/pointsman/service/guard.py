@@ -13,12 +13,13 @@ from google.protobuf.message import DecodeError
 
 from pointsman.errors import BackendDownError, InvalidRequestError, PointsmanError, unwrap
 from pointsman.service.errors import code_of, status_of
+from pointsman.values.catalog import IDENTIFIER
 
 _log = structlog.get_logger()
 _OURS = "/pointsman."
 _LEDGERED = "/pointsman.v1.RouterService/"  # the ledger has a line of these
 _REQUEST_ID = "x-request-id"
-_ACCEPTABLE_ID = re.compile(r"^[\w.:/=+-]{1,128}$")
+_ACCEPTABLE_ID = re.compile(IDENTIFIER)
 
 Observe = Callable[[str, str], None]
 """Called with the method and the status code's name at the end of every call."""

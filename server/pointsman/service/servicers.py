@@ -16,6 +16,8 @@ from pointsman.service.convert_catalog import (
 )
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.v1 import catalog_pb2, catalog_pb2_grpc, router_pb2, router_pb2_grpc
+from pointsman.values.catalog import CALLER
+from pointsman.values.request import Request
 
 
 class RouterServicer(router_pb2_grpc.RouterServiceServicer):
@@ -27,18 +29,22 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteResponse:  # noqa: N802
         """Decide."""
-        del context
-        return route_message(await self._answers.route(request_of(request, self._limits, _request_id())))
+        return route_message(await self._answers.route(self._asked(request, context)))
 
     async def Generate(  # noqa: N802
         self, request: router_pb2.GenerateRequest, context: Any
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
         """Decide and answer."""
-        del context
-        asked = request_of(request, self._limits, _request_id())
-        async with aclosing(self._answers.generate(asked)) as events:
+        async with aclosing(self._answers.generate(self._asked(request, context))) as events:
             async for event in events:
                 yield event_message(event)
+
+    def _asked(self, request: router_pb2.RouteRequest | router_pb2.GenerateRequest, context: Any) -> Request:
+        request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))
+        said = (value for key, value in context.invocation_metadata() or () if key == CALLER)
+        return request_of(
+            request, self._limits, request_id, caller=next(said, ""), budget_s=context.time_remaining()
+        )
 
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
@@ -96,7 +102,3 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
 
     def _health(self) -> catalog_pb2.CatalogHealth:
         return health_message(self._catalogs.catalog, self._catalogs.version)
-
-
-def _request_id() -> str:
-    return str(structlog.contextvars.get_contextvars().get("request_id", ""))
