@@ -54,7 +54,8 @@ error: unknown environment variables: POINTSMAN_SERVER__ADRESS; see docs/configu
 Container platforms that announce services by environment (`POINTSMAN_SERVICE_HOST`, `POINTSMAN_PORT`) run into
 this when the service is called `pointsman`; turn that off (Kubernetes: `enableServiceLinks: false`).
 
-Settings are read once, at start. Only `intents/` and `specialists/` are watched.
+Settings are read once, at start. `intents/`, `specialists/`, the rules, the calibration, the difficulty model and the
+bundle are watched.
 """
 
 

@@ -15,6 +15,7 @@ from pointsman.errors import ArtifactError, PreconditionError
 from pointsman.host.bundles import activate, previous, roll_back
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.router.bundle import EncoderId, encoder_of, matcher_of, members_of
+from pointsman.router.leaning import fit_leaning
 from pointsman.router.snapshot import Matcher, exemplars_of
 from pointsman.values.catalog import Bounds, Catalog, Intent, Rule
 
@@ -45,7 +46,9 @@ def make_matcher(classes: int = 4, each: int = 12, *, second_head: bool | None =
         exemplars.negative_labels,
         second_head=calibration.second_head if second_head is None else second_head,
     )
-    return Matcher(catalog, index, calibration, exemplars.texts, exemplars.ids, 5)
+    phrases = unit_rows(generator, 24, 32)
+    leaning = fit_leaning(phrases[:12], phrases[12:], rows)
+    return Matcher(catalog, index, calibration, exemplars.texts, exemplars.ids, 5, leaning)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from pointsman.errors import ConfigError
+from pointsman.values.catalog import Mid
 
 PREFIX = "POINTSMAN_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -55,6 +56,7 @@ class Paths(_Section):
 
     intents: Path = Field(Path("intents"), description="watched for intent YAML")
     specialists: Path = Field(Path("specialists"), description="watched for specialist YAML")
+    rules: Path = Field(Path("rules.yaml"), description="rules in order, watched; need not exist")
     models: Path = Field(
         default_factory=lambda: platformdirs.user_cache_path("pointsman") / "models",
         description="fetched model files, by sha256",
@@ -62,6 +64,15 @@ class Paths(_Section):
     cache: Path = Field(
         default_factory=lambda: platformdirs.user_cache_path("pointsman"),
         description="embeddings of exemplars, by encoder hash",
+    )
+    calibration: Path = Field(
+        Path("calibration.json"), description="written by `pointsman calibrate`, watched; need not exist"
+    )
+    difficulty: Path = Field(
+        Path("difficulty.npz"), description="written by `pointsman difficulty fit`, watched; need not exist"
+    )
+    bundle: Path | None = Field(
+        None, description="a bundle to serve in place of intents/, specialists/ and the files above; watched"
     )
 
 
@@ -94,11 +105,42 @@ class Routing(_Section):
     rejection: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.05, description="share of in-scope prompts that calibration lets go to the cloud"
     )
+    out_of_scope: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="share of prompts expected to fit no intent; confidence allows for them"
+    )
+    stale_calibration: Literal["warn", "refuse"] = Field(
+        "warn", description="a calibration of other exemplars or another encoder: serve and warn, or refuse"
+    )
+    mid: Annotated[str, Field(pattern=r"^(specialist:[a-z][a-z0-9_]{0,63}|cloud:\S+)?$")] = Field(
+        "",
+        description="who answers on the mid tier: `specialist:NAME`, or `cloud:MODEL`, another model of the "
+        "cloud's endpoint; empty: nobody",
+    )
     cloud_task_types: list[str] = Field(
         default_factory=lambda: ["reasoning", "world_knowledge", "long_document", "code_generation"],
         description="task types that requests may name to reach the cloud",
     )
     neighbors: Count = Field(5, description="exemplars shown in a decision")
+
+    @property
+    def mid_tier(self) -> Mid | None:
+        """Who answers on the mid tier; None when nobody does."""
+        kind, _, name = self.mid.partition(":")
+        return {"specialist": Mid(specialist=name), "cloud": Mid(model=name)}.get(kind)
+
+
+class Conversations(_Section):
+    """How turns before the last one take part in routing."""
+
+    hysteresis: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.5, description="log-odds by which leaving a topic must be likelier than staying"
+    )
+    turns: Count = Field(8, description="user turns that are read, the last ones")
+    sessions: Count = Field(10_000, description="sessions remembered; the least recently used goes first")
+    session_ttl_s: Seconds = Field(1800.0, description="how long a session is remembered")
+    recent_turns: Count = Field(
+        4096, description="turns whose embedding is kept, so that it is not made again"
+    )
 
 
 class Engine(_Section):
@@ -165,6 +207,7 @@ class Settings(BaseSettings):
     paths: Paths = Field(default_factory=Paths)
     encoder: Encoder = Field(default_factory=Encoder)
     routing: Routing = Routing()
+    conversations: Conversations = Conversations()
     engine: Engine = Field(default_factory=Engine)
     cloud: Cloud = Cloud()
     log: Log = Log()
@@ -209,6 +252,10 @@ def load(config: Path | None = None, **sections: Any) -> Settings:
         raise ConfigError(_not_json(error)) from None
     except (ValueError, OSError, yaml.YAMLError) as error:  # not YAML, not readable
         raise ConfigError(f"settings ({file}): {error}") from None
+    if settings.routing.mid.startswith("cloud:") and not settings.cloud.model:
+        raise ConfigError(
+            f"settings: routing.mid is {settings.routing.mid!r}, but no cloud is configured; set cloud.model"
+        )
     return settings
 
 

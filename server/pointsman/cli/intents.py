@@ -199,6 +199,7 @@ def import_(
         to or settings.paths.intents,
         settings.paths.specialists,
         force=force,
+        mid=settings.routing.mid_tier,
         dry_run=dry_run,
     )
     for file, intent in zip(files, imported.intents, strict=True):
@@ -278,7 +279,8 @@ class _Embedder:
 def _refused(folder: Path, settings: "Settings") -> "list[Any]":
     from pointsman.catalog.store import FileStore
 
-    problems = FileStore(folder, settings.paths.specialists).load().problems
+    mid = settings.routing.mid_tier
+    problems = FileStore(folder, settings.paths.specialists, mid=mid).load().problems
     return [problem for problem in problems if problem.file.startswith(f"{folder.name}/")]
 
 

@@ -11,14 +11,17 @@ from functools import partial
 import structlog
 from threadpoolctl import threadpool_limits
 
-from pointsman.catalog.store import FileStore
+from pointsman.catalog.targets import users_of
 from pointsman.catalog.watch import changes
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.errors import ArtifactError, PointsmanError, PreconditionError
 from pointsman.generation.engine_pool import EnginePool
+from pointsman.host.bundle_store import BundleStore
+from pointsman.host.bundles import Contents
+from pointsman.host.folder_store import FolderStore
 from pointsman.ledger.metrics import Metrics
 from pointsman.router.router import Router
-from pointsman.router.snapshot import Snapshot, build_snapshot
+from pointsman.router.snapshot import NOTHING_LEARNED, Learned, Snapshot, assemble, build_snapshot
 from pointsman.settings import Settings
 from pointsman.values.catalog import Catalog, Intent, Problem, Specialist, SpecialistStatus
 
@@ -38,17 +41,28 @@ class SnapshotBuilder:
         limit_blas = partial(threadpool_limits, limits=settings.encoder.threads, user_api="blas")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog", initializer=limit_blas)
 
-    async def build(self, catalog: Catalog) -> Snapshot:
-        """Embed what is new, fit, calibrate; the event loop stays free."""
+    async def build(
+        self,
+        catalog: Catalog,
+        learned: Learned = NOTHING_LEARNED,
+        contents: Contents | None = None,
+    ) -> Snapshot:
+        """Embed what is new, fit, calibrate; the event loop stays free. Of a bundle's contents nothing is fitted."""
+        routing, cloud_model = self._settings.routing, self._settings.cloud.model or None
+        if contents is not None:
+            return assemble(catalog, contents.version, contents.matcher, routing, cloud_model)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._thread,
-            build_snapshot,
-            catalog,
-            self._cache,
-            self._encoder_hash,
-            self._settings.routing,
-            self._settings.cloud.model or None,
+            partial(
+                build_snapshot,
+                catalog,
+                self._cache,
+                self._encoder_hash,
+                routing,
+                cloud_model,
+                learned=learned,
+            ),
         )
 
     def close(self) -> None:
@@ -61,7 +75,7 @@ class CatalogManager:
 
     def __init__(
         self,
-        store: FileStore,
+        store: FolderStore | BundleStore,
         builder: SnapshotBuilder,
         router: Router,
         engines: EnginePool,
@@ -77,6 +91,7 @@ class CatalogManager:
         self._engines = engines
         self._metrics = metrics
         self._run_engines = run_engines
+        self._learned = NOTHING_LEARNED
         # The specialists that the engines were last set to; None looks at all of them again.
         self._stated: tuple[Specialist, ...] | None = None
         self._refused: tuple[Problem, ...] = ()  # whose files cannot be used
@@ -117,8 +132,7 @@ class CatalogManager:
                 fetching.pop(specialist, None)
 
         async with asyncio.TaskGroup() as tasks:
-            folders = [self._store.intents_dir, self._store.specialists_dir]
-            async with aclosing(changes(folders, stop)) as batches:
+            async with aclosing(changes(self._store.folders, self._store.files, stop)) as batches:
                 async for changed in batches:
                     _log.debug("catalog.files_changed", files=sorted(path.name for path in changed))
                     await self._reload_or_log(again=self._retry_is_due())
@@ -132,7 +146,7 @@ class CatalogManager:
         """Create or replace an intent; see `FileStore.put_intent`."""
 
         async def put() -> str:
-            await asyncio.to_thread(self._store.put_intent, intent)
+            await asyncio.to_thread(self._store.catalogs.put_intent, intent)
             return await self._reload()
 
         return await self._to_the_end(put)
@@ -141,7 +155,7 @@ class CatalogManager:
         """Delete an intent; see `FileStore.delete`."""
 
         async def delete() -> str:
-            await asyncio.to_thread(self._store.delete, "intent", name)
+            await asyncio.to_thread(self._store.catalogs.delete, "intent", name)
             return await self._reload()
 
         return await self._to_the_end(delete)
@@ -154,22 +168,22 @@ class CatalogManager:
             ArtifactError: its files cannot be had or used, or no engine starts with them.
 
         """
-        self._store.check_specialist(specialist)
+        self._store.catalogs.check_specialist(specialist)
         refused = await self._engines.verify([specialist])  # outside the lock: a fetch may take minutes
         if refused:
             raise ArtifactError(refused[specialist.name])
 
         async def register() -> str:
             before = self.catalog.specialist(specialist.name)
-            await asyncio.to_thread(self._store.put_specialist, specialist)
+            await asyncio.to_thread(self._store.catalogs.put_specialist, specialist)
             version = await self._reload()
             problem = next((p for p in self._refused if p.value == specialist.name), None)
             if problem is None:
                 return version
             if before is None:
-                await asyncio.to_thread(self._store.delete, "specialist", specialist.name)
+                await asyncio.to_thread(self._store.catalogs.delete, "specialist", specialist.name)
             else:
-                await asyncio.to_thread(self._store.put_specialist, before)
+                await asyncio.to_thread(self._store.catalogs.put_specialist, before)
             await self._reload()
             raise ArtifactError(f"specialist {specialist.name!r} cannot be served: {problem.message}")
 
@@ -180,16 +194,16 @@ class CatalogManager:
 
         Raises:
             UnknownNameError: there is none of that name.
-            PreconditionError: intents still target it.
+            PreconditionError: intents or rules still target it.
 
         """
 
         async def remove() -> str:
-            users = [intent.name for intent in self.catalog.intents if intent.target == name]
-            if users:
+            catalog, mid = self.catalog, self._router.snapshot.setup.mid
+            if users := users_of(catalog.intents, catalog.rules, mid).get(name):
                 message = f"specialist {name!r} is still the target of {', '.join(users)}; change or delete them first"
                 raise PreconditionError(message)
-            await asyncio.to_thread(self._store.delete, "specialist", name)
+            await asyncio.to_thread(self._store.catalogs.delete, "specialist", name)
             return await self._reload()
 
         return await self._to_the_end(remove)
@@ -234,17 +248,18 @@ class CatalogManager:
 
     async def _reload(self, *, fetch: bool = False) -> str:
         begun = time.perf_counter()
-        catalog = await asyncio.to_thread(self._store.load)  # file I/O has no place on the event loop
+        catalog, learned = await asyncio.to_thread(self._store.load)  # no file I/O on the event loop
         current = self.catalog
         if self._run_engines:
             catalog = await self._with_engines(catalog, fetch=fetch)
-        if (catalog.intents, catalog.specialists, catalog.problems) == (
-            current.intents,
-            current.specialists,
-            current.problems,
+        if (
+            catalog == replace(current, loaded_at=catalog.loaded_at)
+            and learned.digest == self._learned.digest
         ):
             return self.version
-        self._router.swap(await self._builder.build(catalog))
+        contents = self._store.contents if isinstance(self._store, BundleStore) else None
+        self._router.swap(await self._builder.build(catalog, learned, contents))
+        self._learned = learned
         self._engines.retire_unused()
         self._metrics.loaded(catalog)
         _log.info(
@@ -253,6 +268,7 @@ class CatalogManager:
             intents=len(catalog.intents),
             exemplars=sum(len(intent.exemplars) for intent in catalog.intents),
             specialists=len(catalog.specialists),
+            rules=len(catalog.rules),
             problems=len(catalog.problems),
             took_ms=round((time.perf_counter() - begun) * 1e3, 1),
         )
@@ -286,7 +302,9 @@ class CatalogManager:
         self._refused = self._problems(refused)
 
     def _problems(self, refused: dict[str, str]) -> tuple[Problem, ...]:
-        return tuple(self._store.model_problem(name, message) for name, message in sorted(refused.items()))
+        return tuple(
+            self._store.catalogs.model_problem(name, message) for name, message in sorted(refused.items())
+        )
 
     def _last_good(self, stated: tuple[Specialist, ...]) -> tuple[Specialist, ...]:
         refused = {problem.value for problem in self._refused}

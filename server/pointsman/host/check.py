@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pointsman.artifacts.store import ArtifactStore, Progress
-from pointsman.catalog.store import FileStore
 from pointsman.embedding.load import load_encoder
 from pointsman.errors import ArtifactError
 from pointsman.generation.engine_pool import fetch_and_check
+from pointsman.host.offline import file_store
 from pointsman.settings import Settings
 from pointsman.values.catalog import CLOUD, Catalog
 
@@ -24,7 +24,7 @@ class Report:
 
 def check_catalog(settings: Settings, *, fetch: bool) -> Report:
     """Check every file; model files too where they have been fetched, or with `fetch`."""
-    catalog = FileStore(settings.paths.intents, settings.paths.specialists).load()
+    catalog = file_store(settings).load()
     store = ArtifactStore(settings.paths.models, settings.paths.specialists)
     problems = [str(problem) for problem in catalog.problems]
     notes = []
@@ -44,6 +44,9 @@ def check_catalog(settings: Settings, *, fetch: bool) -> Report:
     general = settings.routing.general_specialist
     if general and catalog.specialist(general) is None:
         problems.append(f"routing.general_specialist: no specialist {general!r}")
+    mid = settings.routing.mid_tier
+    if mid and mid.specialist and catalog.specialist(mid.specialist) is None:
+        problems.append(f"routing.mid: no specialist {mid.specialist!r}")
     if not settings.cloud.model:
         users = [intent.name for intent in catalog.intents if intent.target == CLOUD]
         if users:
@@ -69,7 +72,7 @@ def pull_models(settings: Settings, progress: Progress) -> Iterator[str]:
     )
     encoder = load_encoder(settings.encoder, store)
     yield f"encoder {settings.encoder.model}: {encoder.dimensions} dimensions, hash {encoder.hash[:12]}"
-    catalog = FileStore(settings.paths.intents, settings.paths.specialists).load()
+    catalog = file_store(settings).load()
     artifacts = {a.sha256: a for s in catalog.specialists for a in s.artifacts}
     for artifact in artifacts.values():
         path = store.fetch(artifact)
@@ -79,7 +82,8 @@ def pull_models(settings: Settings, progress: Progress) -> Iterator[str]:
 def _summary(catalog: Catalog, problems: int) -> str:
     exemplars = sum(len(intent.exemplars) for intent in catalog.intents)
     verdict = "no problems" if not problems else f"{problems} problem{'s' if problems > 1 else ''}"
+    rules = f", {len(catalog.rules)} rules" if catalog.rules else ""
     return (
         f"{len(catalog.intents)} intents with {exemplars} exemplars, "
-        f"{len(catalog.specialists)} specialists: {verdict}"
+        f"{len(catalog.specialists)} specialists{rules}: {verdict}"
     )

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import structlog
 
 from pointsman.artifacts.store import ArtifactStore, Progress
-from pointsman.catalog.store import FileStore
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.load import load_encoder
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.generation.generator import Generator
+from pointsman.host.bundle_store import BundleStore
 from pointsman.host.catalog_manager import CatalogManager, SnapshotBuilder
+from pointsman.host.folder_store import FolderStore
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.recorder import Recorder
 from pointsman.router.router import Router
@@ -61,16 +62,20 @@ async def open_core(
         ending.push_async_callback(asyncio.to_thread, builder.close)
         cloud = None
         if settings.cloud.model:
-            cloud = await asyncio.to_thread(Cloud, settings.cloud)  # reads the CA files
-            ending.push_async_callback(cloud.client.close)
+            mid = settings.routing.mid_tier
+            cloud = await asyncio.to_thread(Cloud, settings.cloud, mid.model if mid else None)  # reads the CA files
+            ending.push_async_callback(cloud.close)
         tasks = await ending.enter_async_context(asyncio.TaskGroup())
         metrics = Metrics()
         pool = EnginePool(settings.engine, store, tasks)
         ending.callback(pool.stop)
         ending.callback(store.close)  # first of all: what still fetches would keep the others waiting
-        router = Router(worker, await builder.build(Catalog()))
-        files = FileStore(settings.paths.intents, settings.paths.specialists)
-        manager = CatalogManager(files, builder, router, pool, metrics, tasks, run_engines=engines)
+        router = Router(worker, await builder.build(Catalog()), settings.conversations)
+        bundle = settings.paths.bundle
+        catalogs = (
+            BundleStore(bundle, settings, encoder.hash) if bundle else FolderStore(settings, encoder.hash)
+        )
+        manager = CatalogManager(catalogs, builder, router, pool, metrics, tasks, run_engines=engines)
         await manager.reload()
         metrics.watch(lambda: pool.engines, lambda: worker.waiting)
         generator = Generator(router, pool, cloud)

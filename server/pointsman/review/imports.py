@@ -14,7 +14,7 @@ from pointsman.catalog.yaml_document import YamlError, parse
 from pointsman.errors import CatalogError
 from pointsman.review.foreign import Example, Read, raise_all
 from pointsman.review.revisions import read_folder
-from pointsman.values.catalog import CLOUD, Intent, Problem
+from pointsman.values.catalog import CLOUD, MID, Intent, Mid, Problem
 
 _LONGEST_NAME = 64
 
@@ -143,7 +143,13 @@ def _shared(intents: Sequence[Intent]) -> Iterator[str]:
 
 
 def write_intents(
-    intents: Sequence[Intent], folder: Path, specialists: Path, *, force: bool, dry_run: bool
+    intents: Sequence[Intent],
+    folder: Path,
+    specialists: Path,
+    *,
+    force: bool,
+    dry_run: bool,
+    mid: Mid | None = None,
 ) -> tuple[str, ...]:
     """Write a file for each intent; returns the files. Nothing is written unless all can be.
 
@@ -152,8 +158,10 @@ def write_intents(
         PreconditionError: the folder cannot be written.
 
     """
-    store = FileStore(folder, specialists)
+    store = FileStore(folder, specialists, mid=mid)
     targets = {specialist.name for specialist in store.load().specialists} | {CLOUD}
+    if mid:
+        targets.add(MID)
     there = read_folder(folder, str(folder)).sources if folder.is_dir() else {}
     files: list[str] = []
     problems: list[Problem] = []

@@ -15,6 +15,7 @@ from pointsman.errors import ArtifactError
 from pointsman.index.exemplar_index import ExemplarIndex, Fitted
 from pointsman.index.head import Head
 from pointsman.index.transform import Transform
+from pointsman.router.leaning import fit_leaning
 from pointsman.router.snapshot import Learned, Matcher, exemplars_of
 from pointsman.values.catalog import Catalog, Intent, Rule, Specialist
 from pointsman.values.promise import Promise
@@ -68,6 +69,8 @@ def members_of(matcher: Matcher, encoder: EncoderId) -> dict[str, bytes]:
         "index.npy": _npy(index.fitted.vectors),
         "transform/projection.npy": _npy(index.transform.projection),
         "transform/mean.npy": _npy(index.transform.mean),
+        "turns/leaning.npy": _npy(matcher.leaning.leaning),
+        "turns/standing.npy": _npy(matcher.leaning.standing),
     }
     if matcher.promise is not None:
         members["promise.json"] = _PROMISE.dump_json(matcher.promise, indent=2)
@@ -124,8 +127,13 @@ def matcher_of(members: Mapping[str, bytes], neighbors: int) -> Matcher:
     offsets: NDArray[np.float64] = np.array(numbers.offsets)
     calibration = Calibration(offsets, numbers.margin, numbers.curve, numbers.second_head)
     promise = _json(members, "promise.json", _PROMISE) if "promise.json" in members else None
-    learned = Learned(promise)
-    return Matcher(catalog, index, calibration, exemplars.texts, exemplars.ids, neighbors, learned)
+    leaning = fit_leaning(
+        _array(members, "turns/leaning.npy", (None, d)),
+        _array(members, "turns/standing.npy", (None, d)),
+        rows,
+    )
+    texts, ids = exemplars.texts, exemplars.ids
+    return Matcher(catalog, index, calibration, texts, ids, neighbors, leaning, Learned(promise))
 
 
 def _npy(array: Rows) -> bytes:

@@ -1,21 +1,40 @@
 """A catalog with everything computed from it: built off to the side, swapped by one reference."""
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.decision.calibrate import Calibration, calibrate
+from pointsman.decision.calibrate import SURE, Calibration, calibrate
+from pointsman.decision.cross_fit import gap_of
 from pointsman.decision.decide import Setup
+from pointsman.decision.difficulty import Difficulty
+from pointsman.decision.promise import sigmoid
 from pointsman.embedding.cache import EmbeddingCache
-from pointsman.embedding.encoder import Rows
+from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.index.exemplar_index import ExemplarIndex
+from pointsman.router.leaning import Leaning, fit_leaning, read_phrases
 from pointsman.settings import Routing
-from pointsman.values.catalog import Catalog
-from pointsman.values.decision import Evidence, IntentScore, Neighbor
+from pointsman.values.catalog import CLOUD, Catalog
+from pointsman.values.decision import Evidence, Hardness, IntentScore, Neighbor
+from pointsman.values.promise import Promise
 
 _SCORES_SHOWN = 3
+_LEAST = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What was learned beside the catalog; each None where there is none. `digest` identifies both."""
+
+    promise: Promise | None = None
+    difficulty: Difficulty | None = None
+    digest: str = ""
+
+
+NOTHING_LEARNED = Learned()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +47,14 @@ class Matcher:
     texts: tuple[str, ...]  # (n,), the exemplars in index order
     ids: tuple[str, ...]  # (n,)
     neighbors: int
+    leaning: Leaning
+    learned: Learned = NOTHING_LEARNED
+    encoder: Encoder | None = None  # None: the configured one
+
+    @property
+    def promise(self) -> Promise | None:
+        """What calibration on labelled traffic promises; None without one."""
+        return self.learned.promise
 
     @property
     def size(self) -> int:
@@ -38,10 +65,10 @@ class Matcher:
         """Return what similarity says of one unit row (d,)."""
         intents = self.catalog.intents
         found = self.index.score(row[None, :])
-        scores, hits = found.scores[0], found.hits[0]
+        scores, choice, hits = found.scores[0], found.choice[0], found.hits[0]
         similarities = self.index.rows[hits] @ row
         owners = self.index.labels[hits]
-        order = np.argsort(-scores, kind="stable")[:_SCORES_SHOWN].tolist()
+        order = np.argsort(-choice, kind="stable")[:_SCORES_SHOWN].tolist()
         best = order[0]
         owned = similarities[owners == best]
         if not len(owned):  # the class won by its centroid alone
@@ -55,7 +82,8 @@ class Matcher:
             similarity=float(owned.max()),
             score=score,
             threshold=self.calibration.threshold(best) if intent.threshold is None else intent.threshold,
-            confidence=self.calibration.confidence(best, score),
+            confidence=self._confidence(best, score, float(gap_of(found.choice)[0])),
+            required_confidence=self.promise.required_confidence if self.promise else 0.0,
             neighbors=tuple(
                 Neighbor(
                     self.ids[hits[i]], intents[owners[i]].name, float(similarities[i]), self.texts[hits[i]]
@@ -64,6 +92,26 @@ class Matcher:
             ),
             scores=tuple(IntentScore(intents[i].name, float(scores[i])) for i in order),
         )
+
+    def judge(self, row: Rows, text: str) -> Evidence:
+        """Return what similarity and difficulty say of a prompt, its unit row being (d,)."""
+        return self.weigh(self.match(row), row, text)
+
+    def weigh(self, evidence: Evidence, row: Rows, text: str) -> Evidence:
+        """Return evidence with what the difficulty model says of the prompt, where there is one to ask."""
+        difficulty = self.learned.difficulty
+        if difficulty is None or not difficulty.on or not evidence.accepted or evidence.target == CLOUD:
+            return evidence
+        verdict = difficulty.judge(row, text, evidence.intent)
+        covered = difficulty.covers(evidence.intent)
+        return replace(evidence, hardness=Hardness(verdict.score, verdict.threshold if covered else None))
+
+    def _confidence(self, label: int, score: float, gap: float) -> float:
+        by_exemplars = self.calibration.confidence(label, score, gap)
+        if self.promise is None:
+            return by_exemplars
+        logit = np.log(max(by_exemplars, _LEAST) / (1 - by_exemplars))
+        return min(SURE, float(sigmoid(self.promise.slope * logit + self.promise.intercept)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +129,7 @@ class Snapshot:
 
     @property
     def version(self) -> str:
-        """Hash over encoder, intents and specialists."""
+        """Hash over encoder, intents, specialists and rules."""
         return self.setup.version
 
 
@@ -92,33 +140,78 @@ def build_snapshot(
     routing: Routing,
     cloud_model: str | None,
     progress: Callable[[int, int], None] | None = None,
+    learned: Learned = NOTHING_LEARNED,
 ) -> Snapshot:
     """Embed what is new, fit, calibrate. Blocking: seconds for thousands of new exemplars."""
+    version = catalog.digest(encoder_hash)
+    if learned.digest:
+        version = hashlib.sha256(f"{version} {learned.digest}".encode()).hexdigest()[: len(version)]
+    matcher = _matcher(catalog, cache, routing, progress, learned) if catalog.intents else None
+    return assemble(catalog, version, matcher, routing, cloud_model)
+
+
+def assemble(
+    catalog: Catalog, version: str, matcher: Matcher | None, routing: Routing, cloud_model: str | None
+) -> Snapshot:
+    """Put a snapshot together from what is computed already."""
     setup = Setup(
         catalog=catalog,
-        version=catalog.digest(encoder_hash),
+        version=version,
         cloud_model=cloud_model,
         general_specialist=routing.general_specialist or None,
         general_without_cloud=routing.on_no_cloud == "general",
         general_when_cloud_down=routing.on_cloud_down == "general",
+        mid=routing.mid_tier,
     )
-    matcher = _matcher(catalog, cache, routing, progress) if catalog.intents else None
     return Snapshot(setup, tuple(routing.cloud_task_types), matcher)
 
 
 def _matcher(
-    catalog: Catalog, cache: EmbeddingCache, routing: Routing, progress: Callable[[int, int], None] | None
+    catalog: Catalog,
+    cache: EmbeddingCache,
+    routing: Routing,
+    progress: Callable[[int, int], None] | None,
+    learned: Learned,
 ) -> Matcher:
-    texts = tuple(text for intent in catalog.intents for text in intent.exemplars)
-    ids = tuple(f"{intent.name}/{i}" for intent in catalog.intents for i in range(len(intent.exemplars)))
-    negatives = tuple(text for intent in catalog.intents for text in intent.negatives)
-    rows = cache.encode(texts + negatives, progress)
-    labels = _labels([len(intent.exemplars) for intent in catalog.intents])
-    negative_labels = _labels([len(intent.negatives) for intent in catalog.intents])
-    exemplars = rows[: len(texts)]
-    index = ExemplarIndex(exemplars, labels, len(catalog.intents), rows[len(texts) :], negative_labels)
-    calibration = calibrate(exemplars, labels, len(catalog.intents), routing.rejection)
-    return Matcher(catalog, index, calibration, texts, ids, routing.neighbors)
+    exemplars = exemplars_of(catalog)
+    texts = exemplars.texts
+    rows = cache.encode(texts + exemplars.negatives, progress)
+    phrases = read_phrases()
+    leaning = fit_leaning(cache.encode(phrases.leaning), cache.encode(phrases.standing), rows[: len(texts)])
+    own, labels, classes = rows[: len(texts)], exemplars.labels, len(catalog.intents)
+    calibration = calibrate(own, labels, classes, routing.rejection, routing.out_of_scope)
+    index = ExemplarIndex(
+        own,
+        labels,
+        classes,
+        rows[len(texts) :],
+        exemplars.negative_labels,
+        second_head=calibration.second_head,
+    )
+    return Matcher(catalog, index, calibration, texts, exemplars.ids, routing.neighbors, leaning, learned)
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplars:
+    """The exemplars of a catalog in the order of an index, and its negatives."""
+
+    texts: tuple[str, ...]  # (n,)
+    ids: tuple[str, ...]  # (n,)
+    labels: NDArray[np.int64]  # (n,)
+    negatives: tuple[str, ...]  # (k,)
+    negative_labels: NDArray[np.int64]  # (k,)
+
+
+def exemplars_of(catalog: Catalog) -> Exemplars:
+    """Return the exemplars of a catalog, intent by intent."""
+    intents = catalog.intents
+    return Exemplars(
+        tuple(text for intent in intents for text in intent.exemplars),
+        tuple(f"{intent.name}/{i}" for intent in intents for i in range(len(intent.exemplars))),
+        _labels([len(intent.exemplars) for intent in intents]),
+        tuple(text for intent in intents for text in intent.negatives),
+        _labels([len(intent.negatives) for intent in intents]),
+    )
 
 
 def _labels(counts: list[int]) -> NDArray[np.int64]:

@@ -7,10 +7,13 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.errors import OverloadedError
+from pointsman.router.conversation import Conversation
 from pointsman.router.snapshot import Matcher
 from pointsman.values.decision import Evidence
 
@@ -20,13 +23,42 @@ encoder takes the next prompt. Larger catalogs are searched on the encoder's thr
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """User turns to be matched, in order; the last one is routed.
+
+    rows: of each turn, its row (d,) where it is known already
+    topic: (d,), what a session remembers from before them
+    """
+
+    texts: tuple[str, ...]
+    rows: tuple[Rows | None, ...]
+    topic: Rows | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether anything came before the last turn."""
+        return len(self.texts) > 1 or self.topic is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Matched:
-    """Evidence, and where the time went in milliseconds."""
+    """Evidence, the rows (d,) of the turns, the topic (d,) they end with, and times in milliseconds."""
 
     evidence: Evidence
+    rows: tuple[Rows, ...]
+    topic: Rows
     queue_ms: float
     embed_ms: float
     search_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """Rows that are still to be matched."""
+
+    rows: tuple[Rows, ...]
+    queue_ms: float
+    embed_ms: float
 
 
 class EncoderWorker:
@@ -45,8 +77,8 @@ class EncoderWorker:
         """Prompts in the queue or at work."""
         return self._waiting
 
-    async def match(self, text: str, matcher: Matcher) -> Matched:
-        """Embed a text and match it.
+    async def match(self, asked: Asked, matcher: Matcher, conversation: Conversation) -> Matched:
+        """Embed what has no row yet, and match the last turn.
 
         Raises:
             OverloadedError: the queue is full.
@@ -59,15 +91,11 @@ class EncoderWorker:
             )
         with self._lock:
             self._waiting += 1
-        future = self._executor.submit(self._run, text, matcher, time.perf_counter())
+        future = self._executor.submit(self._run, asked, matcher, conversation, time.perf_counter())
         # Counted until the thread is done with it: a caller that left does not empty the queue.
         future.add_done_callback(lambda _: self._leave())
-        matched = await asyncio.wrap_future(future)
-        if isinstance(matched, Matched):
-            return matched
-        begun = time.perf_counter()
-        evidence = matcher.match(matched.row)
-        return Matched(evidence, matched.queue_ms, matched.embed_ms, (time.perf_counter() - begun) * 1e3)
+        done = await asyncio.wrap_future(future)
+        return done if isinstance(done, Matched) else _search(asked, done, matcher, conversation)
 
     def close(self) -> None:
         """End the thread; prompts that still wait are dropped."""
@@ -77,22 +105,31 @@ class EncoderWorker:
         with self._lock:
             self._waiting -= 1
 
-    def _run(self, text: str, matcher: Matcher, arrived: float) -> "_Embedded | Matched":
+    def _run(
+        self, asked: Asked, matcher: Matcher, conversation: Conversation, arrived: float
+    ) -> _Embedded | Matched:
         begun = time.perf_counter()
-        row = self._encoder.encode([text])[0]
-        embedded = time.perf_counter()
-        self._seconds += 0.05 * (embedded - begun - self._seconds)
-        queue_ms, embed_ms = (begun - arrived) * 1e3, (embedded - begun) * 1e3
+        encoder = matcher.encoder or self._encoder
+        rows = tuple(
+            encoder.encode([text])[0] if row is None else row
+            for text, row in zip(asked.texts, asked.rows, strict=True)
+        )
+        took = time.perf_counter() - begun
+        self._seconds += 0.05 * (took - self._seconds)
+        embedded = _Embedded(rows, (begun - arrived) * 1e3, took * 1e3)
         if matcher.size <= _SEARCH_INLINE:
-            return _Embedded(row, queue_ms, embed_ms)
-        evidence = matcher.match(row)
-        return Matched(evidence, queue_ms, embed_ms, (time.perf_counter() - embedded) * 1e3)
+            return embedded
+        return _search(asked, embedded, matcher, conversation)
 
 
-@dataclass(frozen=True, slots=True)
-class _Embedded:
-    """A unit row (d,) that is still to be matched."""
-
-    row: Rows
-    queue_ms: float
-    embed_ms: float
+def _search(asked: Asked, embedded: _Embedded, matcher: Matcher, conversation: Conversation) -> Matched:
+    begun = time.perf_counter()
+    last = topic = embedded.rows[-1]
+    if asked.follows:
+        turn = conversation.read(np.stack(embedded.rows), asked.topic)
+        evidence, topic = replace(turn.evidence, turn=turn.explanation), turn.topic
+    else:
+        evidence = matcher.match(last)
+    evidence = matcher.weigh(evidence, last, asked.texts[-1])
+    search_ms = (time.perf_counter() - begun) * 1e3
+    return Matched(evidence, embedded.rows, topic, embedded.queue_ms, embedded.embed_ms, search_ms)

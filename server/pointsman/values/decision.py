@@ -63,13 +63,14 @@ class Evidence:
     """What similarity says of a prompt, before any rule.
 
     intent: the best-scoring intent; None when the catalog has none
-    target: what that intent points to: a specialist's name or `cloud`
+    target: what that intent points to: a specialist's name, `mid` or `cloud`
     similarity: cosine of its nearest exemplar, in [-1, 1]
     score, threshold: class score, and the score from which the intent is accepted
     confidence: calibrated probability that the intent is the right one, in [0, 1)
     required_confidence: the confidence from which the intent is accepted; 1 accepts nothing
     hardness: what the difficulty model says; None without one
-    follow_up: whether the turn was taken to continue the one before it
+    follow_up: whether the turn continues the one before it, whose evidence this is
+    turn: why it continues the turn before it or does not, as a sentence; empty with nothing before it
     """
 
     intent: str | None = None
@@ -83,6 +84,7 @@ class Evidence:
     required_confidence: float = 0.0
     hardness: Hardness | None = None
     follow_up: bool = False
+    turn: str = ""
 
     @property
     def near(self) -> bool:

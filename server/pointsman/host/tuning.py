@@ -1,0 +1,146 @@
+"""Exemplars to a tuned encoder that is used only if it wins: `pointsman encoder tune`."""
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.artifacts.store import Progress as FetchProgress
+from pointsman.decision.cross_fit import CrossFitted
+from pointsman.decision.kept_out import LEAST_KEPT_OUT, cross_fit_kept_out
+from pointsman.embedding.cache import EmbeddingCache
+from pointsman.embedding.card import (
+    CARD_FILE,
+    GRAPH_FILE,
+    TOKENIZER_FILE,
+    Card,
+    sha256_of,
+    sha256_of_all,
+    sha256_of_file,
+)
+from pointsman.embedding.export import export
+from pointsman.embedding.load import load_encoder
+from pointsman.embedding.onnx_encoder import OnnxEncoder
+from pointsman.embedding.tune import (
+    LEAST_TO_HOLD_OUT,
+    Lessons,
+    Recipe,
+    Watch,
+    fine_tune,
+    hold_out,
+    load_trainable,
+)
+from pointsman.errors import CatalogError, ConfigError
+from pointsman.settings import Settings
+from pointsman.values.catalog import Catalog, Problem
+
+
+def tune_encoder(
+    settings: Settings,
+    catalog: Catalog,
+    out: Path,
+    recipe: Recipe,
+    share: float,
+    watch: Watch,
+    fetching: FetchProgress,
+) -> Card:
+    """Tune the configured encoder on the exemplars of a catalog and write it to the folder `out`.
+
+    A share of the exemplars is kept out: they stop the tuning, judge it, and later set the thresholds. The
+    tuned encoder is adopted if it gives more of them to their own intent than the frozen one, both as they
+    are served. Where it does not win, only its card is written.
+
+    Raises:
+        ConfigError: `out` is not empty, the extra is missing, or the model cannot be tuned.
+        CatalogError: too few intents or exemplars.
+        ArtifactError: weights that cannot be fetched, or a model that cannot be exported.
+
+    """
+    names, lessons = lessons_of(catalog)
+    _check_settings(settings, out)
+    held = hold_out(lessons, share, recipe.seed)
+    _check_lessons(settings.paths.intents, lessons, held)
+    store = ArtifactStore(settings.paths.models, settings.paths.specialists, fetching)
+    model = load_trainable(settings.encoder.model, store, recipe.threads)
+    frozen = load_encoder(settings.encoder, store)
+    before = judge(EmbeddingCache(frozen, settings.paths.cache).encode(lessons.texts), lessons.labels, ~held)
+    epochs = fine_tune(model, lessons.only(~held), lessons.only(held), recipe, watch)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=".tune-") as scratch:
+        folder = Path(scratch) / "encoder"
+        folder.mkdir()
+        exported = export(model, folder, lessons.only(held).texts)
+        tuned = OnnxEncoder(folder / GRAPH_FILE, folder / TOKENIZER_FILE, settings.encoder.threads)
+        after = judge(tuned.encode(lessons.texts), lessons.labels, ~held)
+        adopted = after.right(lessons.labels) > before.right(lessons.labels)
+        files = (GRAPH_FILE, TOKENIZER_FILE)
+        sha256 = {name: sha256_of_file(folder / name) for name in files}
+        if not adopted:
+            for name in files:
+                (folder / name).unlink()
+        card = Card(
+            base_model=settings.encoder.model,
+            base_hash=frozen.hash,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            adopted=adopted,
+            frozen_right=before.right(lessons.labels),
+            tuned_right=after.right(lessons.labels),
+            recipe=asdict(recipe) | {"holdout": share},
+            epochs=[asdict(epoch) for epoch in epochs],
+            cosine_to_torch=exported.cosine,
+            quantised=exported.quantised,
+            sha256=sha256,
+            exemplars_sha256=sha256_of_all([names[label] for label in lessons.labels], lessons.texts),
+            seen=sorted({sha256_of(text) for text in lessons.only(~held).texts}),
+            held_out=sorted(sha256_of(text) for text in lessons.only(held).texts),
+        )
+        card.write(folder)
+        if out.is_dir():
+            out.rmdir()  # empty: that was checked
+        folder.rename(out)
+    return card
+
+
+def lessons_of(catalog: Catalog) -> tuple[tuple[str, ...], Lessons]:
+    """Return the names of the intents, and their exemplars numbered by them."""
+    pairs = [(text, label) for label, intent in enumerate(catalog.intents) for text in intent.exemplars]
+    labels = np.array([label for _, label in pairs], np.int64)
+    return tuple(intent.name for intent in catalog.intents), Lessons(tuple(text for text, _ in pairs), labels)
+
+
+def judge(rows: NDArray[np.float32], labels: NDArray[np.int64], seen: NDArray[np.bool_]) -> CrossFitted:
+    """Score kept-out exemplars among all (n, d), whichever head is better: as they would be in service."""
+    return cross_fit_kept_out(rows, labels, int(labels.max()) + 1, seen)
+
+
+def _check_settings(settings: Settings, out: Path) -> None:
+    if (Path(settings.encoder.model) / CARD_FILE).is_file():
+        raise ConfigError(
+            f"encoder.model: {settings.encoder.model} is a tuned encoder already; name the published one to start from"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out}: exists and is not an empty folder")
+
+
+def _check_lessons(intents: Path, lessons: Lessons, held: NDArray[np.bool_]) -> None:
+    found = len(np.unique(lessons.labels))
+    if found < 2:
+        raise _refused(intents, "intents", found, "tuning sets intents apart; there must be two or more")
+    paired = int((np.bincount(lessons.labels[~held]) >= 2).sum())
+    if paired < 2:
+        message = "tuning needs two or more intents with two or more exemplars each"
+        raise _refused(intents, "exemplars", f"{paired} such intents", message)
+    if held.sum() < LEAST_KEPT_OUT:
+        message = (
+            f"too few to keep {LEAST_KEPT_OUT} out of the tuning, which judge it and set its thresholds; "
+            f"only intents of {LEAST_TO_HOLD_OUT} or more give any; raise --holdout or add exemplars"
+        )
+        raise _refused(intents, "exemplars", f"{len(held)}, of which {held.sum()} kept out", message)
+
+
+def _refused(intents: Path, field: str, value: object, message: str) -> CatalogError:
+    return CatalogError([Problem(f"{intents.name}/", 0, field, str(value), message)])
