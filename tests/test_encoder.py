@@ -71,9 +71,45 @@ def test_it_agrees_with_sentence_transformers_on_the_official_weights(encoder, s
     assert cosines.min() > 0.98
 
 
-def test_a_text_beyond_256_tokens_is_read_to_there(encoder) -> None:
-    long = "refund my order please " * 100
-    np.testing.assert_array_equal(encoder.encode([long]), encoder.encode([long + "and the weather"]))
+def test_of_a_text_beyond_256_tokens_the_first_and_the_last_16_are_read(encoder) -> None:
+    begin, end = "one two three four " * 4, "red green blue white " * 4  # 16 tokens each
+    middles = ("refund my order please " * 80, "and the weather in Oslo tomorrow " * 90)
+    rows = encoder.encode([f"{begin}{middle}{end}" for middle in middles])
+    np.testing.assert_array_equal(rows[0], rows[1])
+    np.testing.assert_array_equal(rows[0], encoder.encode([f"{begin}{end}"])[0])
+
+
+def test_a_text_of_256_tokens_is_read_whole_and_one_more_is_a_long_text(encoder) -> None:
+    words = ["apple"] * 120 + ["bicycle"] + ["apple"] * 133  # 254 tokens, and the two that mark begin and end
+    plain, longer = " ".join(["apple"] * 254), " ".join([*words, "apple"])
+    whole, apples, cut = encoder.encode([" ".join(words), plain, longer])
+    assert not np.array_equal(whole, apples)
+    np.testing.assert_array_equal(cut, encoder.encode([" ".join(["apple"] * 32)])[0])
+
+
+def test_what_is_asked_before_or_after_a_long_text_is_still_seen(encoder) -> None:
+    text = "The council met on Monday and spoke about the bridge, the market and the school for hours. " * 30
+    asked, before, after, cut_off = encoder.encode(
+        [
+            "will it rain tomorrow in Oslo?",
+            f"what is the weather tomorrow in Oslo? {text}",
+            f"{text} what is the weather tomorrow in Oslo?",
+            text[:900],
+        ]
+    )
+    assert asked @ cut_off < 0.2
+    assert min(asked @ before, asked @ after) > 0.5
+
+
+@pytest.mark.reference
+def test_sentence_transformers_models_read_the_same_tokens_of_a_long_text(store) -> None:
+    from official import official_weights
+    from pointsman.embedding.sentence_encoder import SentenceEncoder
+
+    reference = SentenceEncoder(str(official_weights(store)), 1)
+    begin, end = "one two three four " * 4, "red green blue white " * 4
+    long, short = reference.encode([f"{begin}{'refund my order please ' * 80}{end}", f"{begin}{end}"])
+    np.testing.assert_allclose(long, short, atol=1e-6)
 
 
 def test_the_default_graph_is_built_once(store) -> None:

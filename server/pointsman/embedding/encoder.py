@@ -22,3 +22,6 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Rows:
         """Return one unit row a text, (n, d). A text's row does not depend on the others'."""
+
+    def tokens(self, text: str) -> Sequence[str]:
+        """Return the tokens that a text is read as, without the encoder's own marks."""

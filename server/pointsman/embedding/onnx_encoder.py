@@ -9,13 +9,16 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from pointsman.embedding.encoder import Rows
+from pointsman.embedding.long_text import RULE, head, tail
 
 MAX_TOKENS = 256
-"""Where all-MiniLM-L6-v2 was trained to stop reading; later tokens are not seen."""
+"""Where all-MiniLM-L6-v2 was trained to stop reading, with the two tokens that mark begin and end."""
 
 
 class OnnxEncoder:
     """Mean-pooled, normalised token embeddings of a BERT-shaped ONNX graph.
+
+    Of a text beyond 256 tokens the first and the last 16 are read (`long_text`).
 
     Texts run one at a time. Dynamic quantisation scales activations over the whole batch, so in a batch
     a text's row depends on its neighbours (cosine 0.991 to its own row alone, benchmarks/encoder.py):
@@ -30,13 +33,13 @@ class OnnxEncoder:
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(MAX_TOKENS)
+        self._tokenizer.no_truncation()
         self._dimensions = int(self.encode(["x"]).shape[1])
-        self._hash = hashlib.sha256(model.read_bytes() + tokenizer.read_bytes()).hexdigest()
+        self._hash = hashlib.sha256(model.read_bytes() + tokenizer.read_bytes() + RULE.encode()).hexdigest()
 
     @property
     def hash(self) -> str:
-        """sha256 over graph and tokenizer."""
+        """sha256 over graph, tokenizer and the rule for long texts."""
         return self._hash
 
     @property
@@ -48,8 +51,16 @@ class OnnxEncoder:
         """Return one unit row a text, (n, d)."""
         return np.stack([self._encode_one(text) for text in texts])
 
+    def tokens(self, text: str) -> Sequence[str]:
+        """Return the tokens that a text is read as."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).tokens)
+
     def _encode_one(self, text: str) -> Rows:
-        ids = np.asarray([self._tokenizer.encode(text).ids], dtype=np.int64)  # (1, t)
+        found = self._tokenizer.encode(text).ids
+        if len(found) > MAX_TOKENS:
+            inner = found[1:-1]
+            found = [found[0], *head(inner), *tail(inner), found[-1]]
+        ids = np.asarray([found], dtype=np.int64)  # (1, t)
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         tokens = self._session.run(None, feeds)[0][0]  # (t, d)
         mean = tokens.mean(axis=0)

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from pointsman.embedding.encoder import Rows
+from pointsman.embedding.long_text import RULE, head, tail
 from pointsman.errors import ConfigError
 
 
 class SentenceEncoder:
-    """A sentence-transformers model on the CPU."""
+    """A sentence-transformers model on the CPU.
+
+    Of a text beyond the model's own limit the first and the last 16 tokens are read (`long_text`), where its
+    tokenizer tells which characters a token stands for; otherwise the model cuts the text off.
+    """
 
     def __init__(self, model: str, threads: int) -> None:
         """Load a model.
@@ -35,7 +40,7 @@ class SentenceEncoder:
         except (OSError, ValueError) as error:
             raise ConfigError(f"encoder.model {model!r} cannot be loaded: {error}") from error
         self._turn = threading.Lock()  # its tokenizer serves one thread at a time
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(RULE.encode())
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().numpy().tobytes())
@@ -44,7 +49,7 @@ class SentenceEncoder:
 
     @property
     def hash(self) -> str:
-        """sha256 over all weights."""
+        """sha256 over all weights and the rule for long texts."""
         return self._hash
 
     @property
@@ -56,6 +61,28 @@ class SentenceEncoder:
         """Return one unit row a text, (n, d)."""
         with self._turn:
             rows = self._model.encode(
-                list(texts), normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
+                [self._shorten(text) for text in texts],
+                normalize_embeddings=True,
+                convert_to_numpy=True,
+                show_progress_bar=False,
             )
         return np.asarray(rows, dtype=np.float32)
+
+    def tokens(self, text: str) -> Sequence[str]:
+        """Return the tokens that a text is read as."""
+        with self._turn:
+            return list(self._model.tokenizer.tokenize(text))
+
+    def _shorten(self, text: str) -> str:
+        """Return a text that is short enough; the characters of the tokens that are kept, with a space between."""
+        tokenizer, limit = self._model.tokenizer, self._model.max_seq_length
+        if limit is None or not getattr(tokenizer, "is_fast", False):
+            return text
+        special = tokenizer.num_special_tokens_to_add()
+        # (begin, end) of each token in the text
+        spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+            "offset_mapping"
+        ]
+        if len(spans) + special <= limit:
+            return text
+        return f"{text[: head(spans)[-1][1]]} {text[tail(spans)[0][0] :]}"

@@ -32,6 +32,8 @@ HYSTERESIS = 0.5
 """In log-odds: a turn leaves when the odds for leaving are better than 1.6 to 1."""
 _ODDS_PER_SCORE = 10.0
 _SHARE_OF_TOPIC = 0.5
+_NOWHERE = -1.0
+"""How far a turn is over the threshold of an intent that the catalog does not have: the least of all scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +129,10 @@ class Conversation:
         blend /= np.linalg.norm(blend)
         blended = self._matcher.index.score(blend[None, :]).scores[0] - self._thresholds  # (C,)
         same = self._targets == target
-        here = float(blended[same].max(initial=-np.inf))
-        elsewhere = float(margins[~same].max(initial=-np.inf))
+        here = float(blended[same].max(initial=_NOWHERE))
+        elsewhere = float(margins[~same].max(initial=_NOWHERE))
         if target == CLOUD:
-            here = max(here, -float(blended[~same].max(initial=-np.inf)))
+            here = max(here, -float(blended[~same].max(initial=_NOWHERE)))
         else:
             elsewhere = max(elsewhere, 0.0)
         return Weighed(self._leaning.log_odds(row, nearest), here, elsewhere, self._hysteresis)

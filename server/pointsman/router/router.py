@@ -73,7 +73,8 @@ class Router:
             return None
         turns = [m.content for m in request.messages if m.role is Role.USER and m.content.strip()]
         texts = tuple(turns[-self._settings.turns :])
-        session = request.session_id
+        # Callers choose their ids freely; the same id of another caller is another session.
+        session = f"{request.caller} {request.session_id}" if request.session_id else ""
         remembered = self._sessions.recall(session, time.monotonic()) if session and len(texts) == 1 else None
         rows = tuple(self._recent.get(text) for text in texts[:-1])
         matched = await self._worker.match(Asked(texts, (*rows, None), remembered), matcher, conversation)
