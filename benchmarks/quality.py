@@ -1,14 +1,20 @@
-"""Routing quality on CLINC150 and BANKING77, from the package's own encoder, index and calibration.
+"""Routing quality on CLINC150 and BANKING77: the package's own encoder, index and calibration beside a peer.
 
+aurelio semantic-router gets the same vectors of the same exemplars, and more labels (benchmarks/aurelio_quality.py).
 The test splits are read here and nowhere else, once, to print the table; nothing is chosen by them.
 """
 
 import argparse
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +24,15 @@ from threadpoolctl import threadpool_limits
 
 import report
 from pointsman.artifacts.store import ArtifactStore
-from pointsman.decision.calibrate import calibrate
+from pointsman.decision.calibrate import Calibration, calibrate, calibrate_held_out
+from pointsman.decision.cross_fit import cross_fit, cross_fit_strays, gap_of
+from pointsman.decision.promise import expected_calibration_error
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Rows
 from pointsman.embedding.load import load_encoder
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.settings import load
+from quality_table import THRESHOLDS, Figures, Peer, Result, Results, render
 
 ABOUT = """\
 The data is public and not part of this repository. --data names a folder with
@@ -31,34 +40,25 @@ The data is public and not part of this repository. --data names a folder with
   banking77/train.csv       github.com/PolyAI-LDN/task-specific-datasets, banking_data/ (CC BY 4.0)
   banking77/test.csv        the same
 """
+ROOT = Path(__file__).parent.parent
+PEER = ROOT / ".venv-peers" / "bin" / "python"
 _FILES = ("clinc150/data_full.json", "banking77/train.csv", "banking77/test.csv")
 REJECTION = 0.05
+OUT_OF_SCOPE = 0.1
+"""The share of out-of-scope prompts that confidence expects: the default of `routing.out_of_scope`."""
 SHOTS = 10
 SEEDS = (0, 1, 2)
-_BLOCK = 512
-"""Queries compared at a time by the reference rules."""
+NONE = -1
+"""The label of a prompt that is out of scope."""
+_TRAFFIC = 6
+"""Validation prompts an intent of CLINC150: 900 beside 200 out of scope, the test split's own mixture."""
+_HELD = 20
+"""Training texts an intent of BANKING77 that the peer is fitted on."""
 
 Labels = NDArray[np.int64]
-
-AIMS = {
-    ("CLINC150", "all"): ("93.2", "97.8", "89.6"),
-    ("CLINC150", "few"): ("89.2", "96.9", "86.2"),
-    ("BANKING77", "all"): ("92.1",),
-    ("BANKING77", "few"): ("86.0",),
-}
-
-
-Pairs = Sequence[tuple[str, str]]
-"""Texts, each with its intent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """One data set as it is published."""
-
-    train: Pairs
-    test: Pairs
-    oos: Pairs
+Floats = NDArray[np.float64]
+Pairs = Sequence[tuple[str, str | None]]
+"""Texts, each with its intent; None is out of scope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,31 +71,34 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """One data set; `oos` is None where it has no out-of-scope test prompts."""
+    """One data set: n texts with rows (n, d) and labels (n,), and the row numbers of its splits.
+
+    traffic: labelled prompts that are neither exemplars nor test; empty where the data set has none
+    """
 
     name: str
     classes: int
-    train: Part
-    test: Part
-    oos: Rows | None  # (k, d)
+    texts: tuple[str, ...]
+    rows: Rows
+    labels: Labels
+    train: Labels
+    test: Labels
+    traffic: Labels
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a rule says of prompts: class (m,) and how sure it is (m,); bigger is surer."""
+class Verdicts:
+    """What a router says of m prompts, each (m,), and how long it took to fit.
+
+    certainty: bigger is surer that the prompt is in scope
+    confidence: stated probability that the class is right
+    """
 
     predicted: Labels
-    certainty: NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Shares in [0, 1]; NaN where a figure does not exist."""
-
-    accuracy: float
-    auroc: float
-    joint: float
-    rejected: float
+    certainty: Floats
+    confidence: Floats
+    accepted: NDArray[np.bool_]
+    fit_s: float
 
 
 def main() -> None:
@@ -104,44 +107,28 @@ def main() -> None:
     store = ArtifactStore(settings.paths.models, Path.cwd())
     encoder = load_encoder(settings.encoder, store)
     cache = EmbeddingCache(encoder, settings.paths.cache)
+    peer = arguments.peer_python if arguments.peer_python.is_file() else None
+    if peer is None:
+        _say(f"semantic-router is left out: {arguments.peer_python} is not there (make bench installs it)")
+    results: Results = {}
     with threadpool_limits(limits=1):
-        corpora = [
+        for corpus in (
             _clinc(arguments.data / "clinc150" / "data_full.json", cache, arguments.limit),
             _banking(arguments.data / "banking77", cache, arguments.limit),
-        ]
-        rows = [row for corpus in corpora for row in _measure(corpus)]
-    headers = ["", "accuracy", "OOS AUROC", "joint accuracy", "in-scope rejected", "aim"]
-    results = report.table(headers, rows)
-    print(results)
+        ):
+            numbers = Part(corpus.train, corpus.labels[corpus.train])  # type: ignore[arg-type]
+            few = [_few(numbers, corpus.classes, seed).rows for seed in SEEDS]
+            for size, draws in (("full", [corpus.train]), ("few", few)):
+                results[corpus.name, size] = [_measure(corpus, np.asarray(draw), peer) for draw in draws]
+    body = render(results)
+    print(body)
     if arguments.out:
-        versions = report.versions("faiss-cpu", "onnxruntime", "numpy")
+        versions = report.versions("faiss-cpu", "onnxruntime", "scikit-learn", "numpy")
         facts = f"Versions: {versions}\n\nEncoder: {settings.encoder.model}, sha256 {encoder.hash[:16]}…"
-        body = f"{facts}\n\n{_limited(arguments.limit)}{results}\n\n{_LEGEND}"
         limit = f" --limit {arguments.limit}" if arguments.limit else ""
-        report.write(
-            arguments.out, "Routing quality", body, f"python benchmarks/quality.py --data DIR{limit}"
-        )
-
-
-_LEGEND = f"""\
-In percent. With {SHOTS} exemplars an intent: the mean over seeds {", ".join(map(str, SEEDS))}, and in \
-brackets the least and the greatest.
-
-- pointsman: `ExemplarIndex` and `calibrate` as shipped, at a nominal rejection of {REJECTION:.0%}; the \
-threshold comes from the exemplars alone, no out-of-scope prompt is seen before the test.
-- accuracy: in-scope test prompts whose best class is right, rejection left aside.
-- OOS AUROC: how often an in-scope test prompt is surer than an out-of-scope one. Surer: \
-score less the class's offset (pointsman), greatest cosine (1-NN), mean cosine of the winner (top 5).
-- joint accuracy: over in-scope and out-of-scope test prompts together; right is an accepted prompt \
-with the right intent, or a rejected out-of-scope prompt.
-- in-scope rejected: in-scope test prompts below the threshold.
-- 1-NN and mean of top 5: reference rules on the same vectors. The second groups the five nearest \
-exemplars by intent and takes the greatest mean, the default of aurelio semantic-router 1.1.1.
-- aim: accuracy / OOS AUROC / joint accuracy that the design set out to reach with this encoder."""
-
-
-def _limited(limit: int | None) -> str:
-    return f"**Smoke run: at most {limit} texts an intent and split.**\n\n" if limit else ""
+        note = f"**Smoke run: at most {arguments.limit} texts an intent and split.**\n\n" if limit else ""
+        command = f"python benchmarks/quality.py --data DIR{limit}"
+        report.write(arguments.out, "Routing quality", f"{facts}\n\n{note}{body}", command)
 
 
 def _parse() -> argparse.Namespace:
@@ -151,6 +138,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with the data")
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write, too")
     parser.add_argument("--limit", type=int, metavar="N", help="smoke run: N texts an intent and split")
+    parser.add_argument("--peer-python", type=Path, default=PEER, help="with benchmarks/peers.txt installed")
     arguments = parser.parse_args()
     wanted = [arguments.data / name for name in _FILES]
     if missing := [str(path) for path in wanted if not path.is_file()]:
@@ -158,49 +146,52 @@ def _parse() -> argparse.Namespace:
     return arguments
 
 
-# --- data ---------------------------------------------------------------------------------------
+def _say(line: str) -> None:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
 
 
 def _clinc(path: Path, cache: EmbeddingCache, limit: int | None) -> Corpus:
     data = json.loads(path.read_text(encoding="utf-8"))
-    keys = ("train", "test", "oos_test")
-    train, test, oos = ([(text, intent) for text, intent in data[key]] for key in keys)
-    return _corpus("CLINC150", Texts(train, test, oos), cache, limit)
+
+    def pairs(*keys: str) -> Pairs:
+        outside = {key for key in keys if key.startswith("oos")}
+        return [(text, None if key in outside else intent) for key in keys for text, intent in data[key]]
+
+    traffic = pairs("val", "oos_train", "oos_val")
+    return _corpus("CLINC150", (pairs("train"), pairs("test", "oos_test"), traffic), cache, limit)
 
 
 def _banking(folder: Path, cache: EmbeddingCache, limit: int | None) -> Corpus:
-    parts = {}
+    parts = []
     for key in ("train", "test"):
         with (folder / f"{key}.csv").open(encoding="utf-8", newline="") as file:
-            parts[key] = [(row["text"], row["category"]) for row in csv.DictReader(file)]
-    return _corpus("BANKING77", Texts(parts["train"], parts["test"], []), cache, limit)
+            parts.append([(row["text"], row["category"]) for row in csv.DictReader(file)])
+    return _corpus("BANKING77", (*parts, []), cache, limit)
 
 
-def _corpus(name: str, texts: Texts, cache: EmbeddingCache, limit: int | None) -> Corpus:
-    train, test, oos = texts.train, texts.test, texts.oos
-    intents = sorted({intent for _, intent in train})
-    number = {intent: i for i, intent in enumerate(intents)}
-    train, test = _cut(train, limit), _cut(test, limit)
-    oos = oos[: limit * len(intents) // 4] if limit else oos
-    rows = _embed(name, [text for part in (train, test, oos) for text, _ in part], cache)
-    ends = np.cumsum([len(train), len(test)])
-    return Corpus(
-        name,
-        len(intents),
-        Part(rows[: ends[0]], np.array([number[intent] for _, intent in train], np.int64)),
-        Part(rows[ends[0] : ends[1]], np.array([number[intent] for _, intent in test], np.int64)),
-        rows[ends[1] :] if oos else None,
-    )
+def _corpus(name: str, splits: Iterable[Pairs], cache: EmbeddingCache, limit: int | None) -> Corpus:
+    train, test, traffic = (_cut(pairs, limit) for pairs in splits)
+    intents = sorted({intent for _, intent in train if intent is not None})
+    number: dict[str | None, int] = {None: NONE} | {intent: i for i, intent in enumerate(intents)}
+    everything = [*train, *test, *traffic]
+    texts = tuple(text for text, _ in everything)
+    labels = np.array([number[intent] for _, intent in everything], np.int64)
+    numbers = np.split(np.arange(len(texts)), np.cumsum([len(train), len(test)]))
+    known = numbers[2]
+    kept = _draw(labels[known], range(len(intents)), _TRAFFIC)
+    numbers[2] = np.concatenate([known[kept], known[labels[known] == NONE]])
+    return Corpus(name, len(intents), texts, _embed(name, texts, cache), labels, *numbers)
 
 
 def _cut(pairs: Pairs, limit: int | None) -> Pairs:
+    """Return `limit` texts an intent; of texts out of scope, twenty times as many."""
     if limit is None:
         return pairs
-    seen: dict[str, int] = {}
+    seen: dict[str | None, int] = {}
     kept = []
     for text, intent in pairs:
         seen[intent] = seen.get(intent, 0) + 1
-        if seen[intent] <= limit:
+        if seen[intent] <= (20 * limit if intent is None else limit):
             kept.append((text, intent))
     return kept
 
@@ -214,99 +205,154 @@ def _embed(name: str, texts: Sequence[str], cache: EmbeddingCache) -> Rows:
     return rows
 
 
-# --- rules --------------------------------------------------------------------------------------
+def _few(train: Part, classes: int, seed: int) -> Part:
+    """Return the first 10 of a seeded shuffle of each intent."""
+    picked = _draw(train.labels, range(classes), SHOTS, seed)
+    return Part(train.rows[picked], train.labels[picked])
 
 
-def _pointsman(corpus: Corpus, train: Part) -> Figures:
-    index = ExemplarIndex(train.rows, train.labels, corpus.classes)
-    calibration = calibrate(train.rows, train.labels, corpus.classes, REJECTION)
-
-    def judge(queries: Rows) -> Outcome:
-        scores = index.score(queries).scores
-        predicted = scores.argmax(axis=1)
-        return Outcome(predicted, scores.max(axis=1) - calibration.offsets[predicted])
-
-    test = judge(corpus.test.rows)
-    right = test.predicted == corpus.test.labels
-    accepted = test.certainty >= calibration.margin
-    rejected = float(1 - accepted.mean())
-    if corpus.oos is None:
-        return Figures(float(right.mean()), float("nan"), float("nan"), rejected)
-    oos = judge(corpus.oos)
-    refused = oos.certainty < calibration.margin
-    joint = ((right & accepted).sum() + refused.sum()) / (len(right) + len(refused))
-    return Figures(float(right.mean()), _auroc(test.certainty, oos.certainty), float(joint), rejected)
+def _draw(labels: Labels, classes: Iterable[int], most: int, seed: int = 0, *, share: int = 1) -> Labels:
+    """Return positions of `most` of each class at most, and of no more than one in `share`."""
+    generator = np.random.default_rng(seed)
+    shuffles = (generator.permutation(np.flatnonzero(labels == label)) for label in classes)
+    return np.concatenate([shuffle[: min(most, len(shuffle) // share)] for shuffle in shuffles])
 
 
-def _reference(corpus: Corpus, train: Part, hits: int) -> Figures:
-    """Score the rule 'greatest mean cosine among the `hits` nearest exemplars, by intent'; 1 is 1-NN."""
-    test = _nearest(corpus.test.rows, train, hits)
-    accuracy = float((test.predicted == corpus.test.labels).mean())
-    if corpus.oos is None:
-        return Figures(accuracy, float("nan"), float("nan"), float("nan"))
-    auroc = _auroc(test.certainty, _nearest(corpus.oos, train, hits).certainty)
-    return Figures(accuracy, auroc, float("nan"), float("nan"))
+def _measure(corpus: Corpus, exemplars: Labels, peer: Path | None) -> Result:
+    name = f"{corpus.name}, {len(exemplars)} exemplars"
+    _say(f"{name}: pointsman")
+    rows, labels = corpus.rows[exemplars], corpus.labels[exemplars]
+    begun = perf_counter()
+    calibration = calibrate(rows, labels, corpus.classes, REJECTION, OUT_OF_SCOPE)
+    index = ExemplarIndex(rows, labels, corpus.classes, second_head=calibration.second_head)
+    seconds = perf_counter() - begun
+    ours = one = _figures(corpus, _judge(index, calibration, corpus.rows[corpus.test], seconds))
+    if calibration.second_head:
+        plain = _one_head(rows, labels, corpus.classes)
+        index = ExemplarIndex(rows, labels, corpus.classes)
+        one = _figures(corpus, _judge(index, plain, corpus.rows[corpus.test], float("nan")))
+    peers = {}
+    if peer:
+        _say(f"{name}: semantic-router")
+        peers = _ask_peer(corpus, exemplars, peer)
+    return Result(ours, one, calibration.second_head, peers)
 
 
-def _nearest(queries: Rows, train: Part, hits: int) -> Outcome:
-    predicted, certainty = [], []
-    for start in range(0, len(queries), _BLOCK):
-        similarities = queries[start : start + _BLOCK] @ train.rows.T  # (b, n)
-        nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :hits]  # (b, h)
-        values = np.take_along_axis(similarities, nearest, axis=1).astype(np.float64)
-        owners = train.labels[nearest]
-        same = owners[:, :, None] == owners[:, None, :]  # (b, h, h)
-        means = (same * values[:, None, :]).sum(axis=2) / same.sum(axis=2)  # (b, h)
-        best = means.argmax(axis=1)
-        rows = np.arange(len(best))
-        predicted.append(owners[rows, best])
-        certainty.append(means[rows, best])
-    return Outcome(np.concatenate(predicted), np.concatenate(certainty))
+def _judge(index: ExemplarIndex, calibration: Calibration, queries: Rows, seconds: float) -> Verdicts:
+    found = index.score(queries)
+    predicted = found.choice.argmax(axis=1)
+    scores = found.scores[np.arange(len(predicted)), predicted].astype(np.float64)
+    certainty = scores - calibration.offsets[predicted]
+    judged = zip(predicted.tolist(), scores.tolist(), gap_of(found.choice).tolist(), strict=True)
+    confidence = np.array([calibration.confidence(*one) for one in judged])
+    return Verdicts(predicted, certainty, confidence, certainty >= calibration.margin, seconds)
 
 
-def _auroc(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
+def _one_head(rows: Rows, labels: Labels, classes: int) -> Calibration:
+    """Calibrate as if the second head had lost in cross-fitting."""
+    held = cross_fit(rows, labels, classes)
+    held = replace(held, predicted=held.scores.argmax(axis=1), gap=gap_of(held.scores), second_head=False)
+    strays = cross_fit_strays(rows, labels, classes, second_head=False)
+    return calibrate_held_out(held, labels, REJECTION, strays, OUT_OF_SCOPE)
+
+
+def _ask_peer(corpus: Corpus, exemplars: Labels, python: Path) -> dict[str, Peer]:
+    """Run semantic-router on exemplars (n,); it is told no test label."""
+    fit, kept = _lesson(corpus, exemplars)
+
+    def texts(numbers: Labels) -> list[str]:
+        return [corpus.texts[i] for i in numbers.tolist()]
+
+    task = {
+        "classes": corpus.classes,
+        "rejection": REJECTION,
+        "exemplars": texts(exemplars),
+        "fit": texts(fit),
+        "queries": texts(corpus.test),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
+        np.savez(
+            folder / "rows.npz",
+            exemplars=corpus.rows[exemplars],
+            labels=corpus.labels[exemplars],
+            kept=kept,
+            fit=corpus.rows[fit],
+            fit_labels=corpus.labels[fit],
+            queries=corpus.rows[corpus.test],
+        )
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        said = subprocess.run(
+            [str(python), str(ROOT / "benchmarks" / "aurelio_quality.py"), scratch],
+            env=os.environ | one_thread | {"SEMANTIC_ROUTER_LOG_LEVEL": "ERROR"},
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        ).stdout
+        with np.load(folder / "answers.npz") as answers:
+            return {name: _peer(corpus, name, facts, answers) for name, facts in json.loads(said).items()}
+
+
+def _lesson(corpus: Corpus, exemplars: Labels) -> tuple[Labels, NDArray[np.bool_]]:
+    """Return the texts (f,) that the peer is fitted on, and which exemplars (n,) it holds meanwhile.
+
+    It needs labelled texts that it does not hold: validation prompts, else training texts that are not
+    exemplars, else a fifth of the exemplars, which it gets back after the fit.
+    """
+    everything = np.ones(len(exemplars), np.bool_)
+    if len(corpus.traffic):
+        return corpus.traffic, everything
+    rest = np.setdiff1d(corpus.train, exemplars)
+    if len(rest):
+        return rest[_draw(corpus.labels[rest], range(corpus.classes), _HELD)], everything
+    held = _draw(corpus.labels[exemplars], range(corpus.classes), _HELD, share=5)
+    everything[held] = False
+    return exemplars[held], everything
+
+
+def _peer(corpus: Corpus, name: str, facts: dict[str, Any], answers: Any) -> Peer:
+    figures = {
+        threshold: _figures(
+            corpus,
+            Verdicts(
+                answers[f"{name}/predicted"],
+                answers[f"{name}/score"],
+                answers[f"{name}/confidence"],
+                answers[f"{name}/{threshold}"],
+                facts["fit_s"],
+            ),
+        )
+        for threshold in THRESHOLDS
+    }
+    return Peer(f"{facts['aggregation']} of top {facts['top_k']}", figures)
+
+
+def _figures(corpus: Corpus, verdicts: Verdicts) -> Figures:
+    labels = corpus.labels[corpus.test]
+    right, inside = verdicts.predicted == labels, labels != NONE
+    accepted, confidence = verdicts.accepted, verdicts.confidence
+    squares = (confidence - right) ** 2
+    mixed = not inside.all()
+    return Figures(
+        accuracy=float(right[inside].mean()),
+        auroc=_auroc(verdicts.certainty[inside], verdicts.certainty[~inside]) if mixed else float("nan"),
+        joint=float(np.where(inside, right & accepted, ~accepted).mean()) if mixed else float("nan"),
+        rejected=float(1 - accepted[inside].mean()),
+        fit_s=verdicts.fit_s,
+        ece_inside=expected_calibration_error(confidence[inside], right[inside]),
+        brier_inside=float(squares[inside].mean()),
+        ece=expected_calibration_error(confidence, right) if mixed else float("nan"),
+        brier=float(squares.mean()) if mixed else float("nan"),
+    )
+
+
+def _auroc(inside: Floats, outside: Floats) -> float:
     """Return P(inside > outside) + ½ P(equal): Mann and Whitney's U over all pairs."""
     outside = np.sort(outside)
     below = np.searchsorted(outside, inside, side="left")
     upto = np.searchsorted(outside, inside, side="right")
     return float((below + upto).mean() / (2 * len(outside)))
-
-
-# --- table --------------------------------------------------------------------------------------
-
-
-def _measure(corpus: Corpus) -> list[list[str]]:
-    few = [_few(corpus.train, corpus.classes, seed) for seed in SEEDS]
-    rows = []
-    for key, label, trains in (("all", "full", [corpus.train]), ("few", f"{SHOTS} an intent", few)):
-        name = f"{corpus.name} {label}"
-        ours = [_pointsman(corpus, train) for train in trains]
-        rows.append([f"**{name}: pointsman**", *_cells(ours), " / ".join(AIMS[corpus.name, key])])
-        for rule, hits in (("1-NN", 1), ("mean of top 5", 5)):
-            figures = [_reference(corpus, train, hits) for train in trains]
-            rows.append([f"{name}: {rule}", *_cells(figures), report.NOTHING])
-    return rows
-
-
-def _few(train: Part, classes: int, seed: int) -> Part:
-    """Return the first 10 of a seeded shuffle of each intent."""
-    generator = np.random.default_rng(seed)
-    shuffles = (generator.permutation(np.flatnonzero(train.labels == label)) for label in range(classes))
-    picked = np.concatenate([shuffle[:SHOTS] for shuffle in shuffles])
-    return Part(train.rows[picked], train.labels[picked])
-
-
-def _cells(figures: Sequence[Figures]) -> list[str]:
-    return [_cell([getattr(figure, field.name) for figure in figures]) for field in fields(Figures)]
-
-
-def _cell(values: Sequence[float]) -> str:
-    percent = 100 * np.asarray(values)
-    if np.isnan(percent).any():
-        return report.NOTHING
-    if len(percent) == 1:
-        return f"{percent[0]:.1f}"
-    return f"{percent.mean():.1f} ({percent.min():.1f}-{percent.max():.1f})"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import grpc
 import pytest
 
 from harness import REFUND, WEATHER, Running, Site, running, until, write_intent
+from pointsman.artifacts.store import ArtifactStore
 from pointsman.catalog.calibration_file import calibration_json, read_calibration
+from pointsman.embedding.build import TOKENIZER, default_graph
+from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE, Card, sha256_of, sha256_of_file
 from pointsman.errors import ArtifactError, PreconditionError
 from pointsman.host.bundles import activate, build_bundle, previous, roll_back
 from pointsman.host.offline import open_workbench
@@ -344,3 +348,80 @@ def test_the_commands_build_show_verify_activate_and_roll_back(site: Site) -> No
     wrong = _run("bundle", "verify", "a", "--version", "0" * 12, site=site)
     assert wrong.returncode == 1
     assert "not 000000000000" in wrong.stderr
+
+
+# A tuned encoder
+
+
+def tuned(site: Site) -> Path:
+    """Write a folder as `pointsman encoder tune` does: the default weights, told to have seen some exemplars."""
+    store = ArtifactStore(site.settings().paths.models, site.root)
+    folder = site.root / "tuned"
+    folder.mkdir()
+    shutil.copy(default_graph(store), folder / GRAPH_FILE)
+    # One more newline: the same encoder to all intents, and another to its hash.
+    (folder / TOKENIZER_FILE).write_bytes(store.fetch(TOKENIZER).read_bytes() + b"\n")
+    Card(
+        base_model="all-MiniLM-L6-v2",
+        base_hash="0" * 64,
+        created="2026-01-02T00:00:00+00:00",
+        adopted=True,
+        frozen_right=1,
+        tuned_right=2,
+        recipe={},
+        epochs=[],
+        cosine_to_torch=0.99,
+        quantised=True,
+        sha256={name: sha256_of_file(folder / name) for name in (GRAPH_FILE, TOKENIZER_FILE)},
+        exemplars_sha256="0" * 64,
+        seen=sorted(sha256_of(text) for text in (*REFUND[:8], *WEATHER[:8])),
+        held_out=[],
+    ).write(folder)
+    return folder
+
+
+async def test_a_bundle_brings_its_tuned_encoder_and_rolling_back_takes_it_away(site: Site) -> None:
+    active = site.root / "active.bundle"
+    plain = await asyncio.to_thread(bundled, site.fill(), "plain.bundle")
+    settings = site.settings(encoder={"model": str(await asyncio.to_thread(tuned, site))})
+
+    def build() -> Path:
+        with open_workbench(settings) as bench:
+            assert bench.cache.seen([REFUND[0], "unseen"]).tolist() == [True, False]
+            build_bundle(settings, bench, site.root / "tuned.bundle")
+        return site.root / "tuned.bundle"
+
+    with_encoder = await asyncio.to_thread(build)
+    assert with_encoder.stat().st_size > 20 << 20 > plain.stat().st_size
+    await asyncio.to_thread(activate, plain, active)
+    async with running(site.settings(paths={"bundle": active}), engines=False, watch=True) as server:
+        first = await _decision(server, REFUND[0])
+        router = server.core.answers._router
+        assert router.snapshot.matcher.encoder is None
+        await asyncio.to_thread(activate, with_encoder, active)
+
+        async def swapped() -> bool:
+            return (await _decision(server, REFUND[0])).catalog_version != first.catalog_version
+
+        await until(swapped, 5.0)
+        assert router.snapshot.matcher.encoder is not None
+        assert (await _decision(server, REFUND[0])).specialist == "support"
+        await asyncio.to_thread(roll_back, active)
+
+        async def back() -> bool:
+            return await _decision(server, REFUND[0]) == first
+
+        await until(back, 5.0)
+        assert router.snapshot.matcher.encoder is None
+
+
+async def test_a_tuned_encoder_is_calibrated_on_what_it_has_not_seen(site: Site) -> None:
+    folder = str(await asyncio.to_thread(tuned, site.fill()))
+    for name, texts in (("refund", REFUND), ("weather", WEATHER)):
+        more = [f"{text} {i}" for i in range(3) for text in texts[:6]]
+        write_intent(site.intents, name, "support" if name == "refund" else "general", [*texts, *more])
+    thresholds = []
+    for encoder in ({"model": folder}, {}):
+        async with running(site.settings(encoder=encoder), engines=False) as server:
+            thresholds.append((await _decision(server, REFUND[0])).threshold)
+    assert thresholds[0] != pytest.approx(thresholds[1], abs=1e-4)

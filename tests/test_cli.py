@@ -36,7 +36,8 @@ def _run(
 @pytest.mark.parametrize(
     "command", [[], ["serve"], ["check"], ["route"], ["generate"], ["models"], ["models", "pull"], ["schema"],
         ["calibrate"], ["eval"], ["explain"], ["lint"], ["diff"], ["import"], ["bundle"], ["bundle", "build"],
-        ["bundle", "verify"], ["bundle", "show"], ["bundle", "activate"], ["bundle", "rollback"]],
+        ["bundle", "verify"], ["bundle", "show"], ["bundle", "activate"], ["bundle", "rollback"], ["difficulty"], ["difficulty", "fit"],
+        ["encoder"], ["encoder", "tune"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_command_explains_itself(command: list[str]) -> None:

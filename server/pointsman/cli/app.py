@@ -10,6 +10,8 @@ import typer
 from pointsman import __version__
 from pointsman.cli.bundle import bundle
 from pointsman.cli.calibrate import calibrate
+from pointsman.cli.difficulty import difficulty
+from pointsman.cli.encoder import encoder
 from pointsman.cli.evaluate import evaluate, explain
 from pointsman.cli.intents import diff, import_, lint
 from pointsman.errors import ConfigError, PointsmanError, unwrap
@@ -23,6 +25,8 @@ app = typer.Typer(
 models = typer.Typer(help="Model files.", no_args_is_help=True)
 app.add_typer(models, name="models")
 app.add_typer(bundle, name="bundle")
+app.add_typer(difficulty, name="difficulty")
+app.add_typer(encoder, name="encoder")
 app.command()(calibrate)
 app.command("eval")(evaluate)
 app.command()(explain)

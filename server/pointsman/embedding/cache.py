@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pointsman.embedding.encoder import Encoder, Rows
 
@@ -33,6 +34,10 @@ class EmbeddingCache:
         except (sqlite3.Error, OSError):  # read-only, full or damaged: work without it
             self.embedded += len(texts)
             return self._encoder.encode(texts)
+
+    def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which texts the encoder was tuned on, (n,)."""
+        return self._encoder.seen(texts)
 
     def _encode(
         self, database: sqlite3.Connection, texts: Sequence[str], progress: Callable[[int, int], None] | None

@@ -23,5 +23,8 @@ class Encoder(Protocol):
     def encode(self, texts: Sequence[str]) -> Rows:
         """Return one unit row a text, (n, d). A text's row does not depend on the others'."""
 
+    def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which texts the encoder was tuned on, (n,); of a published one nobody knows, so none."""
+
     def tokens(self, text: str) -> Sequence[str]:
         """Return the tokens that a text is read as, without the encoder's own marks."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pointsman.embedding.encoder import Rows
@@ -50,6 +51,10 @@ class OnnxEncoder:
     def encode(self, texts: Sequence[str]) -> Rows:
         """Return one unit row a text, (n, d)."""
         return np.stack([self._encode_one(text) for text in texts])
+
+    def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Return false for every text, (n,): this one is used as it was published."""
+        return np.zeros(len(texts), np.bool_)
 
     def tokens(self, text: str) -> Sequence[str]:
         """Return the tokens that a text is read as."""

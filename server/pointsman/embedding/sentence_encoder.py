@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pointsman.embedding.encoder import Rows
 from pointsman.embedding.long_text import RULE, head, tail
@@ -67,6 +68,10 @@ class SentenceEncoder:
                 show_progress_bar=False,
             )
         return np.asarray(rows, dtype=np.float32)
+
+    def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Return false for every text, (n,): this one is used as it was published."""
+        return np.zeros(len(texts), np.bool_)
 
     def tokens(self, text: str) -> Sequence[str]:
         """Return the tokens that a text is read as."""

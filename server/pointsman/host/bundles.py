@@ -14,6 +14,7 @@ from pointsman.artifacts.bundle_file import BundleFile, read_bundle_file, write_
 from pointsman.catalog.calibration_file import read_calibration
 from pointsman.decision.difficulty import Difficulty
 from pointsman.decision.difficulty_file import load as load_difficulty
+from pointsman.embedding.card import CARD_FILE, GRAPH_FILE, TOKENIZER_FILE
 from pointsman.embedding.encoder import Encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.errors import ArtifactError, PreconditionError
@@ -60,9 +61,9 @@ def build_bundle(settings: Settings, bench: Workbench, out: Path) -> Contents:
     identity = EncoderId(settings.encoder.model, bench.encoder_hash)
     members = members_of(matcher, identity)
     folder = Path(settings.encoder.model)
-    if folder.is_dir():  # a tuned encoder travels with what was fitted on it
-        members[ENCODER_MODEL] = (folder / "model.onnx").read_bytes()
-        members[ENCODER_TOKENIZER] = (folder / "tokenizer.json").read_bytes()
+    if (folder / CARD_FILE).is_file():  # a tuned encoder travels with what was fitted on it
+        members[ENCODER_MODEL] = (folder / GRAPH_FILE).read_bytes()
+        members[ENCODER_TOKENIZER] = (folder / TOKENIZER_FILE).read_bytes()
     if settings.paths.difficulty.is_file():
         load_difficulty(settings.paths.difficulty, bench.encoder_hash)  # refuses what could not be served
         members[DIFFICULTY] = settings.paths.difficulty.read_bytes()

@@ -63,7 +63,9 @@ async def open_core(
         cloud = None
         if settings.cloud.model:
             mid = settings.routing.mid_tier
-            cloud = await asyncio.to_thread(Cloud, settings.cloud, mid.model if mid else None)  # reads the CA files
+            cloud = await asyncio.to_thread(
+                Cloud, settings.cloud, mid.model if mid else None
+            )  # reads the CA files
             ending.push_async_callback(cloud.close)
         tasks = await ending.enter_async_context(asyncio.TaskGroup())
         metrics = Metrics()

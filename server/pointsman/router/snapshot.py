@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.decision.calibrate import SURE, Calibration, calibrate
+from pointsman.decision.calibrate import SURE, Calibration
 from pointsman.decision.cross_fit import gap_of
 from pointsman.decision.decide import Setup
 from pointsman.decision.difficulty import Difficulty
+from pointsman.decision.kept_out import calibrate_kept_out
 from pointsman.decision.promise import sigmoid
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Encoder, Rows
@@ -179,7 +180,9 @@ def _matcher(
     phrases = read_phrases()
     leaning = fit_leaning(cache.encode(phrases.leaning), cache.encode(phrases.standing), rows[: len(texts)])
     own, labels, classes = rows[: len(texts)], exemplars.labels, len(catalog.intents)
-    calibration = calibrate(own, labels, classes, routing.rejection, routing.out_of_scope)
+    calibration = calibrate_kept_out(
+        own, labels, classes, routing.rejection, routing.out_of_scope, cache.seen(texts)
+    )
     index = ExemplarIndex(
         own,
         labels,

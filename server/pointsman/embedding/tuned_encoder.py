@@ -1,0 +1,48 @@
+"""A folder that `pointsman encoder tune` made, as an encoder that knows what it has seen. No torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE, read_card, sha256_of
+from pointsman.embedding.encoder import Rows
+from pointsman.embedding.onnx_encoder import OnnxEncoder
+
+
+class TunedEncoder:
+    """`OnnxEncoder` over a tuned graph."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        """Load a folder.
+
+        Raises:
+            ArtifactError: its card says that it did not win, or its files are not the ones on the card.
+
+        """
+        self.card = read_card(folder)
+        self._encoder = OnnxEncoder(folder / GRAPH_FILE, folder / TOKENIZER_FILE, threads)
+        self._seen = frozenset(self.card.seen)
+
+    @property
+    def hash(self) -> str:
+        """sha256 over graph and tokenizer."""
+        return self._encoder.hash
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a row."""
+        return self._encoder.dimensions
+
+    def encode(self, texts: Sequence[str]) -> Rows:
+        """Return one unit row a text, (n, d)."""
+        return self._encoder.encode(texts)
+
+    def tokens(self, text: str) -> Sequence[str]:
+        """Return the tokens that a text is read as."""
+        return self._encoder.tokens(text)
+
+    def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which texts it was tuned on, (n,)."""
+        return np.array([sha256_of(text) in self._seen for text in texts], np.bool_)

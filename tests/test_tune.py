@@ -1,0 +1,429 @@
+"""Tuning the encoder: what it learns, what it may not touch, and when it is not used."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from builders import clustered_rows, normalised
+from harness import REFUND, WEATHER, Site, write_intent
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.decision.calibrate import calibrate
+from pointsman.decision.kept_out import calibrate_kept_out, cross_fit_kept_out
+from pointsman.embedding.card import read_card, sha256_of
+from pointsman.embedding.load import load_encoder
+from pointsman.embedding.tune import (
+    Lessons,
+    Recipe,
+    Step,
+    batches,
+    embed,
+    fine_tune,
+    hold_out,
+    load_trainable,
+)
+from pointsman.embedding.tuned_encoder import TunedEncoder
+from pointsman.errors import ArtifactError, CatalogError, ConfigError
+from pointsman.host.offline import load_catalog
+from pointsman.host.tuning import lessons_of, tune_encoder
+from pointsman.settings import Encoder as EncoderSettings
+from pointsman.settings import Settings, load
+
+SHIPPED = Path(__file__).parent.parent / "intents"
+SIMILAR = ("cancel_order", "change_delivery_address", "payment_problem", "refund_request", "track_order")
+DEFAULT = "all-MiniLM-L6-v2"
+
+
+def _lessons(counts: list[int]) -> Lessons:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return Lessons(tuple(f"text {i}" for i in range(len(labels))), labels)
+
+
+def _shipped(folder: Path, names: tuple[str, ...] = SIMILAR) -> Site:
+    site = Site(folder)
+    for name in names:
+        content = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text())
+        write_intent(site.intents, name, "cloud", content["exemplars"])
+    return site
+
+
+def _tune(settings: Settings, out: Path, recipe: Recipe, share: float = 0.3):
+    return tune_encoder(settings, load_catalog(settings), out, recipe, share, lambda _: None, lambda *_: None)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What the command left: a folder, and what it said."""
+
+    settings: Settings
+    folder: Path
+    said: str
+
+
+def _run(*arguments: str):
+    from pointsman.cli.encoder import encoder
+
+    return CliRunner().invoke(encoder, ["tune", *arguments])
+
+
+def _config(site: Site) -> Path:
+    path = site.root / "pointsman.yaml"
+    folders = {"intents": site.intents, "specialists": site.specialists, "cache": site.root / "cache"}
+    paths = {name: str(folder) for name, folder in folders.items()}
+    path.write_text(yaml.safe_dump({"paths": paths, "encoder": {"threads": 1}}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def store() -> ArtifactStore:
+    return ArtifactStore(load().paths.models, Path())
+
+
+# --- what is tuned on, and what is kept out ------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(2, 8), st.integers(0, 3))
+def test_a_batch_pairs_exemplars_of_one_intent_and_holds_no_intent_twice(counts, size, seed) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    used = []
+    for batch in batches(labels, size, np.random.default_rng(seed)):
+        assert 2 <= len(batch) <= size
+        np.testing.assert_array_equal(labels[batch[:, 0]], labels[batch[:, 1]])
+        assert len(set(labels[batch[:, 0]])) == len(batch)
+        used += batch.ravel().tolist()
+    assert len(used) == len(set(used))
+
+
+def test_a_pass_uses_every_pair_that_has_company() -> None:
+    rows = [b.ravel() for b in batches(np.repeat(np.arange(6), 4), 3, np.random.default_rng(0))]
+    assert sorted(np.concatenate(rows).tolist()) == list(range(24))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.sampled_from([0.1, 0.2, 0.5]))
+def test_every_intent_of_five_keeps_some_out_and_none_of_fewer_does(counts, share) -> None:
+    lessons = _lessons(counts)
+    held = hold_out(lessons, share, seed=0)
+    for label, count in enumerate(counts):
+        kept_out = held[lessons.labels == label].sum()
+        assert kept_out == (max(1, round(share * count)) if count >= 5 else 0)
+    np.testing.assert_array_equal(held, hold_out(lessons, share, seed=0))
+
+
+def test_a_text_that_stands_twice_is_not_kept_out() -> None:
+    lessons = Lessons(("Where is it", "where  is it", "a", "b", "c", "d"), np.array([0, 0, 0, 0, 0, 0]))
+    for seed in range(20):
+        assert not hold_out(lessons, 0.5, seed)[:2].any()
+
+
+# --- calibration on what was kept out ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn_together():
+    """40 intents: the seen exemplars lie closer to their mean than prompts do, as after a tuning."""
+    labels = np.repeat(np.arange(40), 12)
+    rows = clustered_rows(np.random.default_rng(0), labels, 64, spread=0.9).astype(np.float64)
+    seen = np.tile(np.arange(12) < 8, 40)
+    means = np.stack([rows[labels == c].mean(axis=0) for c in range(40)])
+    return normalised(np.where(seen[:, None], 0.3 * rows + 0.7 * means[labels], rows)), labels, seen
+
+
+def _rejected(calibration, rows, labels, seen) -> float:
+    """Share of unseen exemplars under the threshold, each scored without itself."""
+    held = cross_fit_kept_out(rows, labels, 40, seen)
+    margins = held.best - calibration.offsets[held.predicted]
+    return float((margins[held.known] < calibration.margin).mean())
+
+
+def test_seen_exemplars_promise_too_much_and_kept_out_ones_do_not(drawn_together) -> None:
+    rows, labels, seen = drawn_together
+    # Half of the kept-out ones calibrate; the other half, hidden until now, is what prompts are like.
+    hidden = ~seen & (np.arange(len(seen)) % 2 == 0)
+    shown = ~hidden
+    arguments = (rows[shown], labels[shown], 40, 0.05)
+    honest = calibrate_kept_out(*arguments, 0.0, seen[shown])
+    naive = calibrate(*arguments, 0.0)
+    assert 0.02 < _rejected(honest, rows, labels, ~hidden) < 0.10
+    assert _rejected(naive, rows, labels, ~hidden) > 0.15
+
+
+def test_only_kept_out_exemplars_are_scored(drawn_together) -> None:
+    rows, labels, seen = drawn_together
+    held = cross_fit_kept_out(rows, labels, 40, seen)
+    np.testing.assert_array_equal(held.known, ~seen)
+    assert (held.scores[seen] == -1).all()
+
+
+@pytest.mark.parametrize("unseen", [0, 19], ids="{} kept out".format)
+def test_with_too_few_kept_out_it_calibrates_on_all(drawn_together, unseen) -> None:
+    rows, labels, _ = drawn_together
+    seen = np.arange(len(labels)) >= unseen
+    result = calibrate_kept_out(rows, labels, 40, 0.05, 0.1, seen)
+    np.testing.assert_array_equal(result.offsets, calibrate(rows, labels, 40, 0.05, 0.1).offsets)
+
+
+def test_an_encoder_that_has_seen_nothing_is_calibrated_as_ever(drawn_together) -> None:
+    rows, labels, _ = drawn_together
+    result = calibrate_kept_out(rows, labels, 40, 0.05, 0.1, np.zeros(len(labels), np.bool_))
+    expected = calibrate(rows, labels, 40, 0.05, 0.1)
+    assert (result.margin, result.curve) == (expected.margin, expected.curve)
+
+
+# --- tuning --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lessons(tmp_path_factory) -> Lessons:
+    site = _shipped(tmp_path_factory.mktemp("lessons"))
+    return lessons_of(load_catalog(site.settings()))[1]
+
+
+@pytest.mark.reference
+def test_a_pass_lowers_the_loss_on_kept_out_exemplars_and_equal_seeds_give_equal_weights(
+    store, lessons
+) -> None:
+    from pointsman.embedding.tune import _Tuning
+
+    few = lessons.only(np.arange(len(lessons.texts)) % 2 == 0)
+    held = hold_out(few, 0.3, 0)
+    recipe = Recipe(epochs=1, learning_rate=1e-4)
+    models = [load_trainable(DEFAULT, store, 1) for _ in range(2)]
+    words = {name: tensor.clone() for name, tensor in models[0].state_dict().items() if "word_emb" in name}
+    before = _Tuning(models[0], few.only(~held), few.only(held), recipe)._held_out_loss()
+    steps: list[Step] = []
+    histories = [fine_tune(model, few.only(~held), few.only(held), recipe, steps.append) for model in models]
+    assert histories[0] == histories[1]
+    assert histories[0][0].held_out_loss < 0.9 * before
+    np.testing.assert_array_equal(*(embed(model, few.texts[:5]) for model in models))
+    assert words
+    for name, tensor in words.items():
+        assert (models[0].state_dict()[name] == tensor).all()
+    first = steps[: len(steps) // 2]
+    assert [step.done for step in first] == list(range(1, first[0].total + 1))
+    assert first[-1].left_s == 0
+
+
+@pytest.mark.reference
+def test_it_stops_when_passes_no_longer_help_and_ends_with_the_best_one(store, lessons) -> None:
+    from pointsman.embedding.tune import _Tuning
+
+    held = hold_out(lessons, 0.3, 0)
+    recipe = Recipe(epochs=12, patience=2, learning_rate=3e-3)  # far too fast
+    model = load_trainable(DEFAULT, store, 1)
+    tuning = _Tuning(model, lessons.only(~held), lessons.only(held), recipe)
+    losses = [epoch.held_out_loss for epoch in tuning.run(lambda _: None)]
+    assert len(losses) < 12
+    assert len(losses) == np.argmin(losses) + 1 + 2
+    assert tuning._held_out_loss() == pytest.approx(min(losses))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory) -> Tuned:
+    """Five similar intents as shipped, tuned on by the command."""
+    site = _shipped(tmp_path_factory.mktemp("tuned"))
+    out = site.root / "encoder"
+    said = _run(
+        "--config", str(_config(site)), "--out", str(out), "--epochs", "3", "--holdout", "0.3",
+        "--learning-rate", "1e-4",
+    )  # fmt: skip
+    assert said.exit_code == 0, said.output
+    return Tuned(site.settings(encoder={"threads": 1}), out, said.output)
+
+
+@pytest.mark.reference
+def test_the_command_says_what_it_won_and_how_to_serve_it(tuned) -> None:
+    assert "pass 3: loss" in tuned.said
+    assert "s left at most" in tuned.said
+    assert f"encoder.model: {tuned.folder}" in tuned.said
+
+
+@pytest.mark.reference
+def test_a_tuned_encoder_is_used_because_it_won_on_what_it_has_not_seen(tuned) -> None:
+    card = read_card(tuned.folder)
+    texts = lessons_of(load_catalog(tuned.settings))[1].texts
+    assert card.adopted
+    assert card.tuned_right > card.frozen_right
+    assert set(card.seen) | set(card.held_out) == {sha256_of(text) for text in texts}
+    assert not set(card.seen) & set(card.held_out)
+    assert card.recipe["holdout"] == 0.3
+    assert sorted(path.name for path in tuned.folder.iterdir()) == [
+        "card.json",
+        "model.onnx",
+        "tokenizer.json",
+    ]
+    assert not any(text in (tuned.folder / "card.json").read_text() for text in texts)
+
+
+@pytest.mark.reference
+def test_the_exported_graph_is_the_tuned_model(store, lessons, tmp_path) -> None:
+    from pointsman.embedding.export import export
+
+    held = hold_out(lessons, 0.3, 0)
+    model = load_trainable(DEFAULT, store, 1)
+    before = embed(model, lessons.texts)
+    fine_tune(
+        model, lessons.only(~held), lessons.only(held), Recipe(epochs=1, learning_rate=1e-4), lambda _: None
+    )
+    exported = export(model, tmp_path, lessons.texts[:20])
+    assert exported.quantised
+    assert exported.cosine >= 0.99
+    assert (tmp_path / "model.onnx").stat().st_size < 24 << 20
+    from pointsman.embedding.onnx_encoder import OnnxEncoder
+
+    served = OnnxEncoder(tmp_path / "model.onnx", tmp_path / "tokenizer.json", 1)
+    # Texts that the export did not compare; one far longer than the example that the graph was traced with.
+    texts = [*lessons.texts[20:], "refund my order please " * 40]
+    cosines = (served.encode(texts) * embed(model, texts)).sum(axis=1)
+    assert cosines.mean() > 0.99
+    assert cosines.min() > 0.97
+    # Nearer to the tuned model than to what it was.
+    assert cosines[:-1].mean() > (before[20:] * embed(model, texts[:-1])).sum(axis=1).mean() + 0.01
+
+
+@pytest.mark.reference
+def test_a_tuned_encoder_is_served_by_its_folder_without_torch(tuned) -> None:
+    folder = tuned.folder
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from pointsman.artifacts.store import ArtifactStore\n"
+        "from pointsman.embedding.load import load_encoder\n"
+        "from pointsman.settings import Encoder\n"
+        f"encoder = load_encoder(Encoder(model={str(folder)!r}, threads=1), ArtifactStore(Path('none'), Path()))\n"
+        "assert encoder.encode(['where is my parcel']).shape == (1, 384)\n"
+        "assert 'torch' not in sys.modules and 'sentence_transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.reference
+def test_a_tuned_encoder_knows_what_it_has_seen(tuned, store) -> None:
+    encoder = load_encoder(EncoderSettings(model=str(tuned.folder), threads=1), store)
+    assert isinstance(encoder, TunedEncoder)
+    seen = encoder.seen([*lessons_of(load_catalog(tuned.settings))[1].texts, "never heard of it"])
+    assert seen.sum() == len(encoder.card.seen)
+    assert not seen[-1]
+
+
+@pytest.mark.reference
+def test_an_encoder_that_a_tuning_ruined_is_never_used(store, tmp_path) -> None:
+    out = tmp_path / "out"
+    said = _run(
+        "--config", str(_config(_shipped(tmp_path))), "--out", str(out), "--epochs", "1", "--holdout", "0.3",
+        "--learning-rate", "0.02",
+    )  # fmt: skip
+    assert said.exit_code == 1
+    assert "not better" in said.output
+    assert [path.name for path in out.iterdir()] == ["card.json"]
+    card = json.loads((out / "card.json").read_text())
+    assert card["tuned_right"] < card["frozen_right"]
+    with pytest.raises(ArtifactError, match="did not win"):
+        load_encoder(EncoderSettings(model=str(out), threads=1), store)
+
+
+@pytest.mark.reference
+def test_at_a_tie_the_frozen_encoder_stays(tmp_path) -> None:
+    names = ("book_restaurant", "get_weather", "rate_book", "sql_count", "translate_text")
+    settings = _shipped(tmp_path, names).settings(encoder={"threads": 1})
+    card = _tune(settings, tmp_path / "out", Recipe(epochs=1, learning_rate=1e-5))
+    assert card.tuned_right == card.frozen_right == len(card.held_out)
+    assert not card.adopted
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("intents", "told"),
+    [
+        ({"refund": REFUND * 3}, "there must be two or more (got 1)"),
+        ({"refund": REFUND[:1], "weather": WEATHER[:1]}, "two or more exemplars each (got 0 such intents)"),
+        ({"refund": REFUND, "weather": WEATHER}, "too few to keep 20 out"),
+    ],
+    ids=["one intent", "one exemplar an intent", "too few to judge by"],
+)
+def test_too_little_to_tune_on_is_said_before_anything_is_loaded(tmp_path, intents, told) -> None:
+    site = Site(tmp_path)
+    for name, exemplars in intents.items():
+        unique = [f"{text} {i}" for i, text in enumerate(exemplars)]
+        write_intent(site.intents, name, "cloud", unique)
+    with pytest.raises(CatalogError) as raised:
+        _tune(site.settings(), tmp_path / "out", Recipe(), 0.2)
+    assert told in str(raised.value)
+    assert str(raised.value).startswith("intents/:")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_extra_it_says_how_to_install_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(ConfigError, match=r"pip install 'pointsman\[encoder\]'"):
+        _tune(_shipped(tmp_path).settings(), tmp_path / "out", Recipe())
+
+
+def test_a_folder_with_something_in_it_is_not_written_to(tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        _tune(_shipped(tmp_path).settings(), tmp_path / "out", Recipe())
+    assert (tmp_path / "out" / "mine.txt").read_text() == "precious"
+
+
+@pytest.mark.reference
+def test_a_tuned_encoder_is_not_tuned_again(tuned, tmp_path) -> None:
+    folder = tuned.folder
+    settings = _shipped(tmp_path).settings(encoder={"model": str(folder)})
+    with pytest.raises(ConfigError, match="name the published one"):
+        _tune(settings, tmp_path / "out", Recipe())
+
+
+@pytest.mark.reference
+def test_a_model_that_is_not_there_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    settings = _shipped(tmp_path).settings(encoder={"model": "./no-such-model"})
+    with pytest.raises(ConfigError, match="no-such-model"):
+        _tune(settings, tmp_path / "out", Recipe())
+
+
+@pytest.mark.reference
+def test_changed_or_missing_files_of_a_tuned_encoder_are_refused(tuned, store, tmp_path) -> None:
+    folder = tuned.folder
+    for name, change, told in (
+        ("model.onnx", lambda path: path.write_bytes(path.read_bytes() + b"\0"), r"model\.onnx: sha256 is"),
+        ("tokenizer.json", Path.unlink, r"tokenizer\.json: no such file"),
+        ("card.json", lambda path: path.write_text("{}"), "not the card"),
+        ("card.json", lambda path: path.write_text("{"), "not the card"),
+    ):
+        copy = tmp_path / "copy"
+        shutil.copytree(folder, copy)
+        change(copy / name)
+        with pytest.raises(ArtifactError, match=told):
+            load_encoder(EncoderSettings(model=str(copy), threads=1), store)
+        shutil.rmtree(copy)
+
+
+@pytest.mark.reference
+def test_a_tuned_encoder_is_not_for_the_torch_backend(tuned, store) -> None:
+    folder = tuned.folder
+    settings = EncoderSettings(model=str(folder), backend="sentence-transformers", threads=1)
+    with pytest.raises(ConfigError, match="tuned encoder"):
+        load_encoder(settings, store)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--holdout", "0"), ("--holdout", "0.9"), ("--holdout", "nan"), ("--learning-rate", "-1")],
+)
+def test_options_out_of_range_are_named(tmp_path, option, value) -> None:
+    result = _run("--config", str(_config(Site(tmp_path))), "--out", str(tmp_path / "out"), option, value)
+    assert isinstance(result.exception, ConfigError)
+    assert option in str(result.exception)
+    assert value in str(result.exception).lower()
