@@ -39,10 +39,20 @@ class Setting:
 
     aggregation: str
     top_k: int
+    method: str = "platt"
 
 
 MEAN, MAX = Setting("mean", 5), Setting("max", 5)  # the first is the default
-SETTINGS = (MEAN, MAX, *(Setting(aggregation, k) for aggregation in ("mean", "sum") for k in TOP_KS))
+SETTINGS = (
+    MEAN,
+    MAX,
+    *(
+        Setting(aggregation, k, method)
+        for method in ("platt", "isotonic")
+        for aggregation in ("mean", "sum")
+        for k in TOP_KS
+    ),
+)
 """The greatest is the same for every top_k; so are all three aggregations of one hit."""
 
 
@@ -163,8 +173,8 @@ def main() -> None:
         facts[name] = {
             "aggregation": setting.aggregation,
             "top_k": setting.top_k,
+            "method": setting.method,
             "fit_s": seconds,
-            "bars": bars,
         }
     np.savez(folder / "answers.npz", **answers)
     print(json.dumps(facts))
@@ -185,9 +195,10 @@ def _outcome(taught: Hits, lesson: Lesson, setting: Setting, classes: int) -> Ou
 
 
 def _promise(taught: Hits, lesson: Lesson, setting: Setting, classes: int) -> float:
-    """Return the accuracy that `evaluate` finds on the fit texts with the best bar."""
+    """Return the accuracy that `evaluate` finds on the fit texts with the best threshold."""
     outcome = _outcome(taught, lesson, setting, classes)
-    return float(_gains(outcome.scores, outcome)[0].max()) / len(outcome.scores)
+    curve = Calibrator.fit(outcome.scores, outcome.right.astype(float), setting.method)
+    return float(_gains(curve(outcome.scores), outcome)[0].max()) / len(outcome.scores)
 
 
 def _gains(values: Floats, outcome: Outcome) -> tuple[Labels, Floats]:
@@ -226,11 +237,11 @@ def _fit(
     router = _router(encoder, present, setting, None)
     expected = [None if label == NONE else str(label) for label in lesson.labels.tolist()]
     begun = perf_counter()
-    router.fit(list(lesson.texts), expected)
+    router.fit(list(lesson.texts), expected, setting.method)
     seconds = perf_counter() - begun
     curve = router.calibrator
     outcome = _outcome(taught, lesson, setting, present.classes)
-    same = Calibrator.fit(outcome.scores, outcome.right.astype(float))
+    same = Calibrator.fit(outcome.scores, outcome.right.astype(float), setting.method)
     assert np.allclose(curve(outcome.scores), same(outcome.scores), atol=1e-9), "another rule than `fit`'s"
     return curve, seconds
 

@@ -26,7 +26,7 @@ import report
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.decision.calibrate import Calibration, calibrate, calibrate_held_out
 from pointsman.decision.cross_fit import cross_fit, cross_fit_strays, gap_of
-from pointsman.decision.promise import expected_calibration_error
+from pointsman.decision.promise import expected_calibration_error, fit_line, sigmoid
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Rows
 from pointsman.embedding.load import load_encoder
@@ -99,6 +99,14 @@ class Verdicts:
     confidence: Floats
     accepted: NDArray[np.bool_]
     fit_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Labelled texts (f,) that are no exemplars, and which of the exemplars (n,) are held meanwhile."""
+
+    fit: Labels
+    kept: NDArray[np.bool_]
 
 
 def main() -> None:
@@ -221,21 +229,34 @@ def _draw(labels: Labels, classes: Iterable[int], most: int, seed: int = 0, *, s
 def _measure(corpus: Corpus, exemplars: Labels, peer: Path | None) -> Result:
     name = f"{corpus.name}, {len(exemplars)} exemplars"
     _say(f"{name}: pointsman")
-    rows, labels = corpus.rows[exemplars], corpus.labels[exemplars]
+    rows, labels, queries = corpus.rows[exemplars], corpus.labels[exemplars], corpus.rows[corpus.test]
     begun = perf_counter()
     calibration = calibrate(rows, labels, corpus.classes, REJECTION, OUT_OF_SCOPE)
     index = ExemplarIndex(rows, labels, corpus.classes, second_head=calibration.second_head)
-    seconds = perf_counter() - begun
-    ours = one = _figures(corpus, _judge(index, calibration, corpus.rows[corpus.test], seconds))
+    verdicts = _judge(index, calibration, queries, perf_counter() - begun)
+    ours = one = _figures(corpus, verdicts)
     if calibration.second_head:
         plain = _one_head(rows, labels, corpus.classes)
-        index = ExemplarIndex(rows, labels, corpus.classes)
-        one = _figures(corpus, _judge(index, plain, corpus.rows[corpus.test], float("nan")))
+        verdicts_one = _judge(ExemplarIndex(rows, labels, corpus.classes), plain, queries, float("nan"))
+        one = _figures(corpus, verdicts_one)
+    lesson = _lesson(corpus, exemplars)
+    if not lesson.kept.all():
+        rows, labels = rows[lesson.kept], labels[lesson.kept]
+        calibration = calibrate(rows, labels, corpus.classes, REJECTION, OUT_OF_SCOPE)
+        index = ExemplarIndex(rows, labels, corpus.classes, second_head=calibration.second_head)
+    taught = _judge(index, calibration, corpus.rows[lesson.fit], float("nan"))
+    line = fit_line(_logit(taught.confidence), taught.predicted == corpus.labels[lesson.fit])
+    confidence = sigmoid(line[0] * _logit(verdicts.confidence) + line[1])
+    labelled = _figures(corpus, replace(verdicts, confidence=confidence))
     peers = {}
     if peer:
         _say(f"{name}: semantic-router")
-        peers = _ask_peer(corpus, exemplars, peer)
-    return Result(ours, one, calibration.second_head, peers)
+        peers = _ask_peer(corpus, exemplars, lesson, peer)
+    return Result(ours, one, labelled, calibration.second_head, peers)
+
+
+def _logit(confidence: Floats) -> Floats:
+    return np.asarray(np.log(confidence / (1 - confidence)))
 
 
 def _judge(index: ExemplarIndex, calibration: Calibration, queries: Rows, seconds: float) -> Verdicts:
@@ -256,9 +277,8 @@ def _one_head(rows: Rows, labels: Labels, classes: int) -> Calibration:
     return calibrate_held_out(held, labels, REJECTION, strays, OUT_OF_SCOPE)
 
 
-def _ask_peer(corpus: Corpus, exemplars: Labels, python: Path) -> dict[str, Peer]:
+def _ask_peer(corpus: Corpus, exemplars: Labels, lesson: Lesson, python: Path) -> dict[str, Peer]:
     """Run semantic-router on exemplars (n,); it is told no test label."""
-    fit, kept = _lesson(corpus, exemplars)
 
     def texts(numbers: Labels) -> list[str]:
         return [corpus.texts[i] for i in numbers.tolist()]
@@ -267,7 +287,7 @@ def _ask_peer(corpus: Corpus, exemplars: Labels, python: Path) -> dict[str, Peer
         "classes": corpus.classes,
         "rejection": REJECTION,
         "exemplars": texts(exemplars),
-        "fit": texts(fit),
+        "fit": texts(lesson.fit),
         "queries": texts(corpus.test),
     }
     with tempfile.TemporaryDirectory() as scratch:
@@ -277,9 +297,9 @@ def _ask_peer(corpus: Corpus, exemplars: Labels, python: Path) -> dict[str, Peer
             folder / "rows.npz",
             exemplars=corpus.rows[exemplars],
             labels=corpus.labels[exemplars],
-            kept=kept,
-            fit=corpus.rows[fit],
-            fit_labels=corpus.labels[fit],
+            kept=lesson.kept,
+            fit=corpus.rows[lesson.fit],
+            fit_labels=corpus.labels[lesson.fit],
             queries=corpus.rows[corpus.test],
         )
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -294,21 +314,17 @@ def _ask_peer(corpus: Corpus, exemplars: Labels, python: Path) -> dict[str, Peer
             return {name: _peer(corpus, name, facts, answers) for name, facts in json.loads(said).items()}
 
 
-def _lesson(corpus: Corpus, exemplars: Labels) -> tuple[Labels, NDArray[np.bool_]]:
-    """Return the texts (f,) that the peer is fitted on, and which exemplars (n,) it holds meanwhile.
-
-    It needs labelled texts that it does not hold: validation prompts, else training texts that are not
-    exemplars, else a fifth of the exemplars, which it gets back after the fit.
-    """
-    everything = np.ones(len(exemplars), np.bool_)
+def _lesson(corpus: Corpus, exemplars: Labels) -> Lesson:
+    """Return validation prompts, else training texts that are not exemplars, else a fifth of the exemplars."""
+    kept = np.ones(len(exemplars), np.bool_)
     if len(corpus.traffic):
-        return corpus.traffic, everything
+        return Lesson(corpus.traffic, kept)
     rest = np.setdiff1d(corpus.train, exemplars)
     if len(rest):
-        return rest[_draw(corpus.labels[rest], range(corpus.classes), _HELD)], everything
+        return Lesson(rest[_draw(corpus.labels[rest], range(corpus.classes), _HELD)], kept)
     held = _draw(corpus.labels[exemplars], range(corpus.classes), _HELD, share=5)
-    everything[held] = False
-    return exemplars[held], everything
+    kept[held] = False
+    return Lesson(exemplars[held], kept)
 
 
 def _peer(corpus: Corpus, name: str, facts: dict[str, Any], answers: Any) -> Peer:
@@ -325,7 +341,8 @@ def _peer(corpus: Corpus, name: str, facts: dict[str, Any], answers: Any) -> Pee
         )
         for threshold in THRESHOLDS
     }
-    return Peer(f"{facts['aggregation']} of top {facts['top_k']}", figures)
+    method = "" if facts["method"] == "platt" else f", {facts['method']}"
+    return Peer(f"{facts['aggregation']} of top {facts['top_k']}{method}", figures)
 
 
 def _figures(corpus: Corpus, verdicts: Verdicts) -> Figures:

@@ -42,7 +42,9 @@ def base_model() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def log_lines() -> Iterator[list[dict[str, object]]]:
+def log_lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, object]]]:
     """Log lines of the test, as values, instead of text."""
+    # A command that a test runs in this process would set the process's logs up for all tests after it.
+    monkeypatch.setattr("pointsman.host.logs.configure_logs", lambda _: None)
     with structlog.testing.capture_logs() as lines:
         yield lines

@@ -210,6 +210,14 @@ def test_a_local_side_that_always_fails_keeps_nothing():
     assert safe_threshold(scores, np.zeros(300), np.ones(300), QualityPromise(0.99)) == ALL_CLOUD
 
 
+def test_a_threshold_beyond_one_that_fails_is_never_reached():
+    # All-local would beat the cloud, but the prompts that look easiest are those that the local side fails.
+    scores, easiest = np.linspace(-1, 1, 300), np.arange(300) < 60
+    local, cloud = np.where(easiest, 0.0, 1.0), np.where(easiest, 1.0, 0.2)
+    assert bound(scores, local, cloud, QualityPromise(), 1.0) > 0
+    assert safe_threshold(scores, local, cloud, QualityPromise()) == ALL_CLOUD
+
+
 def test_too_few_calibration_scores_keep_nothing():
     ones = np.ones(199)
     assert safe_threshold(ones, ones, ones, QualityPromise()) == ALL_CLOUD
@@ -255,6 +263,13 @@ def test_one_prompt_is_judged_as_many_are(fitted):
         assert verdict.score == pytest.approx(fitted.score(queries)[i], abs=1e-6)
         assert verdict.local == (verdict.score <= verdict.threshold == fitted.threshold)
         assert ("is at most" if verdict.local else "is above") in verdict.reason
+
+
+def test_a_score_that_equals_the_threshold_is_local(fitted):
+    row = outcomes_of(1, 3).rows[0]
+    score = fitted.judge(row, "word", "law").score
+    assert replace(fitted, threshold=score).judge(row, "word", "law").local
+    assert not replace(fitted, threshold=np.nextafter(score, -1)).judge(row, "word", "law").local
 
 
 def test_a_topic_without_calibration_labels_goes_to_the_cloud():

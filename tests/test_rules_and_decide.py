@@ -419,7 +419,7 @@ def test_a_hard_prompt_goes_to_the_mid_tier_before_the_cloud():
         (
             replace(HARD, hardness=Hardness(0.125, None)),
             SETUP,
-            "Its topic has no difficulty calibration (score 0.125)",
+            "No difficulty threshold is known for it (score 0.125)",
         ),
         (
             replace(NEAR, follow_up=True),

@@ -43,18 +43,19 @@ def calibrate_kept_out(
 def cross_fit_kept_out(
     rows: Rows, labels: NDArray[np.int64], classes: int, seen: NDArray[np.bool_]
 ) -> CrossFitted:
-    """Score the unseen exemplars by indexes without them, fold by fold; with the head that is right more often.
+    """Score the unseen exemplars by indexes without a fifth of all; with the head that is right more often.
 
-    The seen ones stand in every index, as they do in service; their own scores are left out (not `known`).
+    Folds are those of `cross_fit`; scores of seen exemplars are left out (not `known`). An index without the
+    unseen of a fold only, and with all seen ones, rejected 0.5 points more of CLINC150's validation prompts.
     """
-    unseen = np.flatnonzero(~seen)
-    folds = folds_of(labels[unseen])
+    folds = folds_of(labels)
     scores, choice = (np.full((len(rows), classes), ABSENT, np.float32) for _ in range(2))
     known = np.zeros(len(rows), np.bool_)
     for fold in range(FOLDS):
-        held = unseen[folds == fold]
-        _score_without(rows, labels, held, held, scores, choice, second_head=classes > 1)
-        known[held] = np.isin(labels[held], np.delete(labels, held))
+        out = folds == fold
+        held = np.flatnonzero(out & ~seen)
+        _score_without(rows, labels, out, held, scores, choice, second_head=classes > 1)
+        known[held] = np.isin(labels[held], labels[~out])
     single = CrossFitted(scores, scores.argmax(axis=1), gap_of(scores), known, second_head=False)
     double = CrossFitted(scores, choice.argmax(axis=1), gap_of(choice), known, second_head=True)
     return double if double.right(labels) > single.right(labels) else single
@@ -67,8 +68,9 @@ def _cross_fit_strays(
     folds = np.asarray(np.random.default_rng(0).permutation(classes) % FOLDS)[labels]
     scores, choice = (np.full((len(rows), classes), ABSENT, np.float32) for _ in range(2))
     for fold in range(FOLDS):
-        out = np.flatnonzero(folds == fold)
-        _score_without(rows, labels, out, out[~seen[out]], scores, choice, second_head=second_head)
+        out = folds == fold
+        held = np.flatnonzero(out & ~seen)
+        _score_without(rows, labels, out, held, scores, choice, second_head=second_head)
     scores, choice = scores[~seen], choice[~seen]
     known = np.zeros(len(scores), np.bool_)
     return CrossFitted(scores, choice.argmax(axis=1), gap_of(choice), known, second_head)
@@ -77,7 +79,7 @@ def _cross_fit_strays(
 def _score_without(
     rows: Rows,
     labels: NDArray[np.int64],
-    out: NDArray[np.int64],
+    out: NDArray[np.bool_],
     held: NDArray[np.int64],
     scores: Rows,
     choice: Rows,
@@ -85,7 +87,7 @@ def _score_without(
     second_head: bool,
 ) -> None:
     """Fill in `held` rows of (n, C) by an index without the `out` rows."""
-    kept = np.delete(np.arange(len(rows)), out)
+    kept = np.flatnonzero(~out)
     if not len(held) or not len(kept):
         return
     present = np.unique(labels[kept])

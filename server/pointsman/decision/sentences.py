@@ -28,7 +28,7 @@ def _describe_score(evidence: Evidence) -> str:
 def describe_hardness(hardness: Hardness) -> str:
     """Return why a prompt is too hard for the local model."""
     if hardness.threshold is None:
-        return f"Its topic has no difficulty calibration (score {hardness.score:.3f}), so it counts as hard."
+        return f"No difficulty threshold is known for it (score {hardness.score:.3f}), so it counts as hard."
     return (
         f"It looks hard for the local model: its difficulty {hardness.score:.3f} "
         f"is above the threshold {hardness.threshold:.3f}."

@@ -1,6 +1,7 @@
 """A catalog with everything computed from it: built off to the side, swapped by one reference."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -104,7 +105,7 @@ class Matcher:
         if difficulty is None or not difficulty.on or not evidence.accepted or evidence.target == CLOUD:
             return evidence
         verdict = difficulty.judge(row, text, evidence.intent)
-        covered = difficulty.covers(evidence.intent)
+        covered = difficulty.covers(evidence.intent) and math.isfinite(verdict.threshold)
         return replace(evidence, hardness=Hardness(verdict.score, verdict.threshold if covered else None))
 
     def _confidence(self, label: int, score: float, gap: float) -> float:

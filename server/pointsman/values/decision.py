@@ -46,7 +46,7 @@ class Hardness:
     """How hard a prompt looks for the local model.
 
     score: expected quality that the cloud's answer is ahead of the local one, in [-1, 1]
-    threshold: the score up to which it stays local; None when its topic has no calibration
+    threshold: the score up to which it stays local; None when the labels support none for its topic
     """
 
     score: float
