@@ -87,6 +87,8 @@ def render(results: Results) -> str:
     parts = [_quality(results), _verdict(results), f"## Confidence\n\n{_confidence(results)}"]
     if any(result.peers for draws in results.values() for result in draws):
         parts.append(f"## {PEER}: thresholds and time\n\n{_peers(results)}")
+    else:
+        parts.insert(0, f"**{PEER} was not run; its aims are not judged.**")
     return "\n\n".join([*parts, _LEGEND])
 
 
