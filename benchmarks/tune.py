@@ -131,7 +131,8 @@ def _legend(split: str, seeds: Sequence[int], tuned: Sequence[Tuned], threads: i
 In percent, on the {split} split: the mean over seeds {", ".join(map(str, seeds))}, and in brackets the least \
 and the greatest. Columns as in quality.md; the second head is on where it wins in cross-fitting.
 
-- tuned: on {1 - HOLDOUT:.0%} of the {SHOTS} exemplars of every intent, at most {recipe.epochs} passes; the \
+- tuned: on {1 - HOLDOUT:.0%} of the {SHOTS} exemplars of every intent, at most {recipe.epochs} passes, \
+then mixed with {1 - recipe.tuned_share:.0%} of the published weights; the \
 other {HOLDOUT:.0%} chose the pass, decided on adoption, and set offsets and threshold (nominal rejection \
 {REJECTION:.0%}). All {SHOTS} stand in the index.
 - kept-out exemplars right: those {HOLDOUT:.0%}, cross-fitted among all exemplars. A tuned encoder is adopted \

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +204,11 @@ def test_a_pass_lowers_the_loss_on_kept_out_exemplars_and_equal_seeds_give_equal
     assert histories[0] == histories[1]
     assert histories[0][0].held_out_loss < 0.9 * before
     np.testing.assert_array_equal(*(embed(model, few.texts[:5]) for model in models))
+    mixed = _flat(models[0])
+    whole = load_trainable(DEFAULT, store, 1)
+    published = _flat(whole)
+    fine_tune(whole, few.only(~held), few.only(held), replace(recipe, tuned_share=1.0), lambda _: None)
+    np.testing.assert_allclose(mixed, published + 0.75 * (_flat(whole) - published), atol=1e-6)
     assert words
     for name, tensor in words.items():
         assert (models[0].state_dict()[name] == tensor).all()
@@ -212,12 +217,18 @@ def test_a_pass_lowers_the_loss_on_kept_out_exemplars_and_equal_seeds_give_equal
     assert first[-1].left_s == 0
 
 
+def _flat(model) -> np.ndarray:
+    """One tuned matrix, copied."""
+    (found,) = [t for name, t in model.state_dict().items() if name.endswith("layer.3.output.dense.weight")]
+    return found.numpy().copy()
+
+
 @pytest.mark.reference
 def test_it_stops_when_passes_no_longer_help_and_ends_with_the_best_one(store, lessons) -> None:
     from pointsman.embedding.tune import _Tuning
 
     held = hold_out(lessons, 0.3, 0)
-    recipe = Recipe(epochs=12, patience=2, learning_rate=3e-3)  # far too fast
+    recipe = Recipe(epochs=12, patience=2, learning_rate=3e-3, tuned_share=1.0)  # far too fast
     model = load_trainable(DEFAULT, store, 1)
     tuning = _Tuning(model, lessons.only(~held), lessons.only(held), recipe)
     losses = [epoch.held_out_loss for epoch in tuning.run(lambda _: None)]

@@ -26,11 +26,11 @@ def tune(
         Path | None,
         typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the exemplars.")] = 6,
+    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the exemplars.")] = 8,
     holdout: Annotated[
         float, typer.Option(help="Share of exemplars kept out, which judge it and set its thresholds.")
     ] = 0.2,
-    learning_rate: Annotated[float, typer.Option(help="Greatest step of the optimiser.")] = 5e-5,
+    learning_rate: Annotated[float, typer.Option(help="Greatest step of the optimiser.")] = 1.5e-4,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal weights.")] = 0,
 ) -> None:
     """Fine-tune the encoder on the exemplars; use it only if it wins on exemplars that it has not seen.
