@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import typer
 import yaml
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from builders import make_intent
@@ -47,6 +48,12 @@ class Words:
             for word in re.findall(r"\w+", text.lower()):
                 row[int.from_bytes(word.encode()[:6], "big") * 2654435761 % self.dimensions] += 1
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        return np.zeros(len(texts), np.bool_)
+
+    def tokens(self, text: str) -> Sequence[str]:
+        return text.split()
 
 
 def _catalog(**intents: tuple[str, Sequence[str]]) -> Catalog:
