@@ -42,7 +42,7 @@ The data is public and not part of this repository. --data names a folder with
 """
 ROOT = Path(__file__).parent.parent
 PEER = ROOT / ".venv-peers" / "bin" / "python"
-_FILES = ("clinc150/data_full.json", "banking77/train.csv", "banking77/test.csv")
+FILES = ("clinc150/data_full.json", "banking77/train.csv", "banking77/test.csv")
 REJECTION = 0.05
 OUT_OF_SCOPE = 0.1
 """The share of out-of-scope prompts that confidence expects: the default of `routing.out_of_scope`."""
@@ -148,7 +148,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, metavar="N", help="smoke run: N texts an intent and split")
     parser.add_argument("--peer-python", type=Path, default=PEER, help="with benchmarks/peers.txt installed")
     arguments = parser.parse_args()
-    wanted = [arguments.data / name for name in _FILES]
+    wanted = [arguments.data / name for name in FILES]
     if missing := [str(path) for path in wanted if not path.is_file()]:
         parser.error(f"not there: {', '.join(missing)}\n{ABOUT}")
     return arguments
