@@ -47,7 +47,8 @@ constraints: $(DEV)/installed
 ## bench: run every benchmark, one after the other, on an otherwise idle machine; DATA names the data folder
 bench: $(DEV)/installed $(PEERS)/installed
 	$(DEV)/bin/python benchmarks/quality.py --data $(DATA) --out benchmarks/results/quality.md
-	$(DEV)/bin/python benchmarks/tune.py --data $(DATA) --out benchmarks/results/tune.md
+	$(DEV)/bin/python benchmarks/tune.py --data $(DATA) --size few --out benchmarks/results/tune.md
+	$(DEV)/bin/python benchmarks/tune.py --data $(DATA) --size full --out benchmarks/results/tune_full.md
 	$(DEV)/bin/python benchmarks/promise.py --data $(DATA) --out benchmarks/results/promise.md
 	$(DEV)/bin/python benchmarks/conversations.py --data $(DATA) --out benchmarks/results/conversations.md
 	$(DEV)/bin/python benchmarks/difficulty.py --data $(DATA) --out benchmarks/results/difficulty.md
