@@ -100,6 +100,7 @@ class Site:
                 "rules": self.root / "rules.yaml",
                 "calibration": self.root / "calibration.json",
                 "difficulty": self.root / "difficulty.npz",
+                "cascade": self.root / "cascade.json",
             },
             "server": {"address": "127.0.0.1:0", "metrics_address": ""},
             "engine": {"slots": 2, "restart_backoff_s": 0.05},
@@ -168,7 +169,8 @@ class Cloud:
     """A real HTTP server that speaks chat completions, and can be told to misbehave.
 
     `behaviours` are taken in order, one a request; the last one stays. A behaviour is a status code, or
-    "ok", "hang" (accept and say nothing), "half" (break off within the answer), "silent" (an empty stream).
+    "ok", "hang" (accept and say nothing), "half" (break off within the answer), "silent" (an empty stream),
+    "filtered" (its content filter ends the answer).
     """
 
     def __init__(self, *behaviours: int | str, words: tuple[str, ...] = ("from", " the", " cloud")) -> None:
@@ -231,7 +233,8 @@ class Cloud:
                             time.sleep(0.05)
                     if behaviour == "half":
                         return
-                    self._send({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+                    ended = "content_filter" if behaviour == "filtered" else "stop"
+                    self._send({"choices": [{"index": 0, "delta": {}, "finish_reason": ended}]})
                     usage = {
                         "prompt_tokens": 1000,
                         "completion_tokens": 500,

@@ -17,6 +17,7 @@ from pointsman import errors
 from pointsman.errors import (
     BackendDownError,
     CatalogError,
+    DeadlineError,
     InvalidRequestError,
     NoRouteError,
     OverloadedError,
@@ -103,6 +104,7 @@ EXAMPLES: dict[type[PointsmanError], PointsmanError] = {
     UnknownNameError: UnknownNameError("specialist", "nobody", ["general"]),
     CatalogError: CatalogError(PROBLEMS),
     OverloadedError: OverloadedError("the queue is full", 1.5),
+    DeadlineError: DeadlineError("4.0 s are needed, 1.0 s are left", 3.0),
     BackendDownError: BackendDownError("the engine is down", retry_after_s=0.25),
 }
 

@@ -25,7 +25,8 @@ import argparse, os, signal, xllamacpp
 parser = argparse.ArgumentParser()
 for flag in ("model", "host", "lora"):
     parser.add_argument("--" + flag, default="")
-for flag in ("port", "parallel", "ctx-size", "predict", "threads", "threads-batch", "verbosity"):
+for flag in ("port", "parallel", "ctx-size", "predict", "threads", "threads-batch", "verbosity", "batch-size",
+             "cache-ram"):
     parser.add_argument("--" + flag, type=int)
 for flag in ("slots", "no-webui", "lora-init-without-apply"):
     parser.add_argument("--" + flag, action="store_true")
@@ -35,6 +36,7 @@ p.model.path, p.hostnames, p.port, p.n_parallel, p.n_ctx = a.model, [a.host], a.
 p.n_predict, p.cpuparams.n_threads, p.cpuparams_batch.n_threads = a.predict, a.threads, a.threads_batch
 p.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(f, 1.0) for f in a.lora.split(",") if f]
 p.lora_init_without_apply, p.verbosity = a.lora_init_without_apply, a.verbosity
+p.n_batch, p.cache_ram_mib = a.batch_size, a.cache_ram
 p.api_keys, p.endpoint_slots = [os.environ["LLAMA_API_KEY"]], a.slots
 server = xllamacpp.Server(p)
 signal.pause()

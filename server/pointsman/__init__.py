@@ -12,7 +12,8 @@ The rooms, in the order of the data. A room knows the rooms before it, never the
  7. `review`: what a catalog makes of traffic, and what is wrong with it; not on the way of a request
  8. `generation`: tokens from a local engine or the cloud
  9. `ledger`: what a request cost, took and said
-10. `host` and `cli`: compose the rooms into a process; `client` talks to one
+10. `training`: examples to an adapter; not on the way of a request
+11. `host` and `cli`: compose the rooms into a process; `client` talks to one
 """
 
 from typing import TYPE_CHECKING

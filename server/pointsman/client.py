@@ -54,6 +54,16 @@ def messages(conversation: Conversation) -> list[router_pb2.Message]:
     return list(conversation)
 
 
+def said(text: str, event: router_pb2.GenerateResponse) -> str:
+    """Return the answer after another event: `text` with a token added, or with what is retracted taken off."""
+    match event.WhichOneof("event"):
+        case "token":
+            return text + event.token.text
+        case "escalation":
+            return text[: event.escalation.retract_from]
+    return text
+
+
 def _metadata(caller: str) -> tuple[tuple[str, str], ...]:
     if caller and not re.fullmatch(IDENTIFIER, caller):
         raise ValueError(f"caller must match {IDENTIFIER} (got {caller!r})")
@@ -132,15 +142,22 @@ class AsyncClient:
         sampling: router_pb2.Sampling | None = None,
         *,
         session_id: str = "",
+        hold_back: bool = False,
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
-        """Yield events: the decision, tokens, done. Closing the generator cancels the call.
+        """Yield events: the decision, tokens, perhaps an escalation, done. Closing the generator cancels the call.
+
+        `hold_back` shows nothing before the local answer is sure enough; `said` joins tokens and retractions.
 
         Raises:
             grpc.aio.AioRpcError: see `explain`.
 
         """
         request = router_pb2.GenerateRequest(
-            messages=messages(conversation), constraints=rules, sampling=sampling, session_id=session_id
+            messages=messages(conversation),
+            constraints=rules,
+            sampling=sampling,
+            session_id=session_id,
+            hold_back=hold_back,
         )
         call = self._router.Generate(request, timeout=self._timeout_s, metadata=self._metadata)
         try:
@@ -148,6 +165,13 @@ class AsyncClient:
                 yield event
         finally:
             call.cancel()
+
+    async def list_specialists(self) -> catalog_pb2.ListSpecialistsResponse:
+        """Return the specialists, how they are doing, and the health of the catalog."""
+        response: catalog_pb2.ListSpecialistsResponse = await self.catalog.ListSpecialists(
+            catalog_pb2.ListSpecialistsRequest(), timeout=self._timeout_s
+        )
+        return response
 
     async def list_intents(self) -> catalog_pb2.ListIntentsResponse:
         """Return the intents and the health of the catalog."""
@@ -218,21 +242,35 @@ class Client:
         sampling: router_pb2.Sampling | None = None,
         *,
         session_id: str = "",
+        hold_back: bool = False,
     ) -> Iterator[router_pb2.GenerateResponse]:
-        """Yield events: the decision, tokens, done. Leaving the loop early cancels the call.
+        """Yield events: the decision, tokens, perhaps an escalation, done. Leaving the loop early cancels the call.
+
+        `hold_back` shows nothing before the local answer is sure enough; `said` joins tokens and retractions.
 
         Raises:
             grpc.RpcError: see `explain`.
 
         """
         request = router_pb2.GenerateRequest(
-            messages=messages(conversation), constraints=rules, sampling=sampling, session_id=session_id
+            messages=messages(conversation),
+            constraints=rules,
+            sampling=sampling,
+            session_id=session_id,
+            hold_back=hold_back,
         )
         call: Any = self._router.Generate(request, timeout=self._timeout_s, metadata=self._metadata)
         try:
             yield from call
         finally:
             call.cancel()
+
+    def list_specialists(self) -> catalog_pb2.ListSpecialistsResponse:
+        """Return the specialists, how they are doing, and the health of the catalog."""
+        response: catalog_pb2.ListSpecialistsResponse = self.catalog.ListSpecialists(
+            catalog_pb2.ListSpecialistsRequest(), timeout=self._timeout_s
+        )
+        return response
 
     def list_intents(self) -> catalog_pb2.ListIntentsResponse:
         """Return the intents and the health of the catalog."""

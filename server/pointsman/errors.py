@@ -9,6 +9,7 @@ PointsmanError
 ├── ArtifactError        the author's or the network's: a model file that cannot be had or used
 ├── NoRouteError         the operator's: nothing configured can answer
 ├── OverloadedError      nobody's: a bounded queue is full; expected under load
+│   └── DeadlineError    nobody's: an answer could not be made in the time that the caller has left
 └── BackendDownError     a backend's: an engine or the cloud failed; expected now and then
 """
 
@@ -74,6 +75,10 @@ class OverloadedError(PointsmanError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class DeadlineError(OverloadedError):
+    """An answer that could not be made before the caller's deadline. Expected under load; nobody's fault."""
 
 
 class BackendDownError(PointsmanError):

@@ -71,6 +71,9 @@ class Paths(_Section):
     difficulty: Path = Field(
         Path("difficulty.npz"), description="written by `pointsman difficulty fit`, watched; need not exist"
     )
+    cascade: Path = Field(
+        Path("cascade.json"), description="written by `pointsman cascade fit`, watched; need not exist"
+    )
     bundle: Path | None = Field(
         None, description="a bundle to serve in place of intents/, specialists/ and the files above; watched"
     )
@@ -148,7 +151,16 @@ class Engine(_Section):
 
     threads: Count = Field(default_factory=default_threads, description="threads of one engine")
     slots: Count = Field(4, description="answers made at once by one engine (continuous batching)")
+    spare_slots: Annotated[int, Field(ge=0)] = Field(
+        8, description="most slots beside those, one for each adapter, that keep prompts of waiting adapters"
+    )
     queue_limit: Annotated[int, Field(ge=0)] = Field(64, description="answers that may wait for a slot")
+    adapter_turn_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        2.0, description="longest wait of a request for its adapter's turn, while others have theirs"
+    )
+    max_adapters: Count = Field(
+        16, description="adapters that one engine holds; the least recently used one makes room"
+    )
     start_timeout_s: Seconds = Field(60.0, description="how long an engine may take to load")
     stop_timeout_s: Seconds = Field(5.0, description="how long an engine may take to end before it is killed")
     idle_read_timeout_s: Seconds = Field(60.0, description="longest silence of an engine within an answer")
@@ -186,6 +198,25 @@ class Cloud(_Section):
     output_price: Annotated[float, Field(ge=0)] | None = Field(None, description="per million output tokens")
 
 
+class Cascade(_Section):
+    """When a local answer moves to the cloud after all."""
+
+    enabled: bool = Field(
+        True, description="judge answers where a model is fitted for the specialist, or it states a format"
+    )
+    commit_tokens: Count = Field(
+        32, description="tokens of free text that a request which holds back waits for before it is shown any"
+    )
+    commit: Literal["answer", "field"] = Field(
+        "answer", description="the same for stated formats: the whole answer, or field by field"
+    )
+    alert_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.05, description="share of a specialist's answers that fall short, above which it is reported"
+    )
+    alert_window: Count = Field(200, description="last answers of a specialist that the share is taken over")
+    alert_least: Count = Field(50, description="answers under which no share is reported")
+
+
 class Log(_Section):
     """One line a request."""
 
@@ -210,6 +241,7 @@ class Settings(BaseSettings):
     conversations: Conversations = Conversations()
     engine: Engine = Field(default_factory=Engine)
     cloud: Cloud = Cloud()
+    cascade: Cascade = Cascade()
     log: Log = Log()
 
     @classmethod

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from pointsman.catalog.rollouts import RolloutFile
 from pointsman.catalog.schema import IntentFile, RulesFile, SpecialistFile
 
 _MODELS: dict[str, type[BaseModel]] = {
     "intent": IntentFile,
     "specialist": SpecialistFile,
     "rules": RulesFile,
+    "rollout": RolloutFile,
 }
 
 

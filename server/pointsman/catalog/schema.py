@@ -10,8 +10,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     ValidationError,
@@ -19,8 +17,11 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from pointsman.catalog.file_model import MAX_TEXT, FileModel, Text, refusal, without_empty
+from pointsman.catalog.output_entry import OutputEntry
 from pointsman.values.catalog import (
     CLOUD,
+    FREE_TEXT,
     IDENTIFIER,
     MID,
     Adapter,
@@ -32,16 +33,9 @@ from pointsman.values.catalog import (
     Specialist,
 )
 
-MAX_TEXT = 8192
 URI_PATTERN = r"^(file:.+|hf:[^/]+/[^/]+/.+|pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[^/]+/.+)$"
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be blank")
-    return text
 
 
 def _not_a_tier(name: str) -> str:
@@ -50,19 +44,12 @@ def _not_a_tier(name: str) -> str:
     return name
 
 
-Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT), AfterValidator(_not_blank)]
-
-
 def normalise(text: str) -> str:
     """Return the form in which two exemplars count as the same text."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class IntentFile(_File):
+class IntentFile(FileModel):
     """One intent: a topic by example, and who answers it."""
 
     name: Annotated[Name, Field(description="Unique over all files.")]
@@ -111,7 +98,7 @@ class IntentFile(_File):
     @classmethod
     def from_value(cls, intent: Intent) -> dict[str, Any]:
         """Return the fields of a file that states the intent, empty ones left out."""
-        return _without_empty(
+        return without_empty(
             {
                 "name": intent.name,
                 "description": intent.description,
@@ -123,7 +110,7 @@ class IntentFile(_File):
         )
 
 
-class ArtifactEntry(_File):
+class ArtifactEntry(FileModel):
     """A model file by address and content."""
 
     uri: Annotated[
@@ -143,21 +130,21 @@ class AdapterEntry(ArtifactEntry):
     scale: Annotated[float, Field(gt=0, le=16, allow_inf_nan=False)] = 1.0
 
 
-class FewShotEntry(_File):
+class FewShotEntry(FileModel):
     """A worked example."""
 
     user: Text
     assistant: Text
 
 
-class SamplingEntry(_File):
+class SamplingEntry(FileModel):
     """Sampling defaults; a request may override them."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class SpecialistFile(_File):
+class SpecialistFile(FileModel):
     """One specialist: a base model, an optional adapter, its prompt and its limits."""
 
     name: Annotated[Name, AfterValidator(_not_a_tier), Field(description="Unique over all files.")]
@@ -178,15 +165,25 @@ class SpecialistFile(_File):
     task_types: Annotated[
         list[Name], Field(description="Task types that requests may name to reach this specialist.")
     ] = Field(default_factory=list)
+    output: Annotated[
+        OutputEntry | None, Field(description="What answers must look like; free text when left out.")
+    ] = None
+    history_turns: Annotated[
+        int | None,
+        Field(ge=0, le=256, description="User turns before the last one that it is shown; all that fit."),
+    ] = None
+    cascade: Annotated[bool, Field(description="Whether answers that look wrong may move to the cloud.")] = (
+        True
+    )
 
     @model_validator(mode="after")
     def _limits_fit(self) -> Self:
         if self.max_output_tokens >= self.context_tokens:
             message = f"leaves no room for a prompt in context_tokens {self.context_tokens}"
-            raise _refusal(("max_output_tokens",), message, self.max_output_tokens)
+            raise refusal(("max_output_tokens",), message, self.max_output_tokens)
         if self.adapter is not None and self.engine == "ctransformers":
             message = "the ctransformers engine has no LoRA; merge the adapter into the base"
-            raise _refusal(("adapter",), message, self.adapter.uri)
+            raise refusal(("adapter",), message, self.adapter.uri)
         return self
 
     def to_value(self) -> Specialist:
@@ -207,13 +204,16 @@ class SpecialistFile(_File):
             stop=tuple(self.stop),
             engine=self.engine,
             task_types=tuple(self.task_types),
+            output=self.output.to_value() if self.output else FREE_TEXT,
+            history_turns=self.history_turns,
+            cascade=self.cascade,
         )
 
     @classmethod
     def from_value(cls, specialist: Specialist) -> dict[str, Any]:
         """Return the fields of a file that states the specialist, empty ones left out."""
         adapter = specialist.adapter
-        return _without_empty(
+        return without_empty(
             {
                 "name": specialist.name,
                 "description": specialist.description,
@@ -228,11 +228,14 @@ class SpecialistFile(_File):
                 "stop": list(specialist.stop),
                 "engine": specialist.engine,
                 "task_types": list(specialist.task_types),
+                "output": OutputEntry.from_value(specialist.output),
+                "history_turns": specialist.history_turns,
+                "cascade": None if specialist.cascade else False,
             }
         )
 
 
-class BoundsEntry(_File):
+class BoundsEntry(FileModel):
     """A range without its ends; one of the two may be left out."""
 
     over: Annotated[int | None, Field(ge=0)] = None
@@ -251,7 +254,7 @@ class BoundsEntry(_File):
         return Bounds(self.over, self.under)
 
 
-class WhenEntry(_File):
+class WhenEntry(FileModel):
     """Conditions of a rule. All that are given must hold; what a request does not tell holds never."""
 
     task_type: list[Name] = Field(
@@ -281,7 +284,7 @@ class WhenEntry(_File):
         return self
 
 
-class RuleEntry(_File):
+class RuleEntry(FileModel):
     """One rule: where requests go that meet its conditions."""
 
     name: Annotated[Name, Field(description="Shown in the decisions that it makes; unique.")]
@@ -308,7 +311,7 @@ class RuleEntry(_File):
         return Rule(self.name, self.to, tuple(self.when.task_type), tuple(self.when.caller), **bounds)
 
 
-class RulesFile(_File):
+class RulesFile(FileModel):
     """Rules, in order: the first that holds decides."""
 
     rules: Annotated[list[RuleEntry], Field(max_length=256)]
@@ -318,11 +321,11 @@ class RulesFile(_File):
         names: set[str] = set()
         for i, entry in enumerate(self.rules):
             if entry.name in names:
-                raise _refusal(("rules", i, "name"), "a rule before it has this name", entry.name)
+                raise refusal(("rules", i, "name"), "a rule before it has this name", entry.name)
             names.add(entry.name)
             if i and "when" not in self.rules[i - 1].model_fields_set:
                 message = f"is never reached: rule {self.rules[i - 1].name!r} before it always holds"
-                raise _refusal(("rules", i), message, entry.name)
+                raise refusal(("rules", i), message, entry.name)
         return self
 
     def to_value(self) -> tuple[Rule, ...]:
@@ -349,12 +352,3 @@ def _details(error: ValidationError) -> Iterator[InitErrorDetails]:
         # `missing` keeps its type: it stands on the line of what should hold the field.
         kind = PydanticCustomError("missing" if item["type"] == "missing" else "refused", item["msg"])
         yield InitErrorDetails(type=kind, loc=item["loc"], input=item["input"])
-
-
-def _refusal(path: tuple[str | int, ...], message: str, value: object) -> PydanticCustomError:
-    """Return an error of the whole model that still names the field at fault."""
-    return PydanticCustomError("refused", "{message}", {"message": message, "path": path, "value": value})
-
-
-def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value not in (None, "", [])}

@@ -5,18 +5,19 @@ specialist that intents or rules still name outlives its file. So no edit takes 
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from pointsman.catalog.files import Loaded, M, dump, read, validate
+from pointsman.catalog.rollouts import Rollouts
 from pointsman.catalog.rules_source import RulesSource
 from pointsman.catalog.schema import IntentFile, SpecialistFile
 from pointsman.catalog.targets import Targets, users_of
+from pointsman.catalog.write import guard_writes, replace_file
 from pointsman.catalog.yaml_document import YamlError, parse
-from pointsman.errors import CatalogError, PreconditionError, UnknownNameError
+from pointsman.errors import CatalogError, UnknownNameError
 from pointsman.values.catalog import Catalog, Intent, Mid, Problem, Specialist
 
 _SUFFIXES = {".yaml", ".yml"}
@@ -44,6 +45,7 @@ class FileStore:
     ) -> None:
         self.intents_dir = intents_dir
         self.specialists_dir = specialists_dir
+        self.rollouts = Rollouts(specialists_dir)
         self._rules = RulesSource(rules_file)
         self._mid = mid
         self._entries: dict[Path, _Entry] = {}
@@ -52,7 +54,7 @@ class FileStore:
     @property
     def folders(self) -> list[Path]:
         """The folders whose YAML is read."""
-        return [self.intents_dir, self.specialists_dir]
+        return [self.intents_dir, self.specialists_dir, self.rollouts.folder]
 
     @property
     def files(self) -> list[Path]:
@@ -87,11 +89,14 @@ class FileStore:
         for path in set(self._entries) - set(specialists):
             if not path.exists():
                 del self._entries[path]
+        live = {loaded.value.name for loaded in specialists.values()}
+        rollouts = self.rollouts.load(live, problems)
         return Catalog(
             intents=tuple(sorted((_intent(i) for i in kept.values()), key=lambda i: i.name)),
             specialists=tuple(sorted((_specialist(s) for s in specialists.values()), key=lambda s: s.name)),
             problems=tuple(problems),
             rules=rules,
+            rollouts=rollouts,
         )
 
     def put_intent(self, intent: Intent) -> None:
@@ -141,7 +146,7 @@ class FileStore:
         holder = self._holders.get((kind, name))
         if holder is None:
             raise UnknownNameError(kind, name, sorted(n for k, n in self._holders if k == kind))
-        _guard_writes(lambda: holder.unlink(missing_ok=True), holder.parent)
+        guard_writes(lambda: holder.unlink(missing_ok=True), holder.parent)
 
     def model_problem(self, name: str, message: str) -> Problem:
         """Return a problem with the model files of a specialist, at its place in the manifest."""
@@ -230,7 +235,7 @@ class FileStore:
             message = f"{self._shown(path)} exists and holds something else; mend or remove it first"
             raise CatalogError([Problem("request", 0, "name", name, message)])
         _refuse_unreadable(text, name)
-        _guard_writes(lambda: _replace(path, text), folder)
+        guard_writes(lambda: replace_file(path, text), folder)
 
     def _shown(self, path: Path) -> str:
         return os.fsencode(f"{path.parent.name}/{path.name}").decode("utf-8", "backslashreplace")
@@ -266,25 +271,3 @@ def _intent(loaded: Loaded) -> Intent:
 def _specialist(loaded: Loaded) -> Specialist:
     assert isinstance(loaded.value, Specialist)  # noqa: S101 - narrows the union
     return loaded.value
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=".", suffix=".tmp", delete=False
-    ) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).replace(path)
-        except OSError:
-            Path(file.name).unlink()
-            raise
-
-
-def _guard_writes(write: Callable[[], None], folder: Path) -> None:
-    try:
-        write()
-    except OSError as error:
-        raise PreconditionError(f"{folder.name}/ cannot be written: {error.strerror}") from error

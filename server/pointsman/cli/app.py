@@ -8,12 +8,16 @@ from typing import Annotated
 import typer
 
 from pointsman import __version__
+from pointsman.cli.base import base
 from pointsman.cli.bundle import bundle
 from pointsman.cli.calibrate import calibrate
+from pointsman.cli.cascade import cascade
 from pointsman.cli.difficulty import difficulty
 from pointsman.cli.encoder import encoder
 from pointsman.cli.evaluate import evaluate, explain
 from pointsman.cli.intents import diff, import_, lint
+from pointsman.cli.specialists import specialists
+from pointsman.cli.train import train
 from pointsman.errors import ConfigError, PointsmanError, unwrap
 
 app = typer.Typer(
@@ -24,15 +28,19 @@ app = typer.Typer(
 )
 models = typer.Typer(help="Model files.", no_args_is_help=True)
 app.add_typer(models, name="models")
+app.add_typer(base, name="base")
 app.add_typer(bundle, name="bundle")
+app.add_typer(cascade, name="cascade")
 app.add_typer(difficulty, name="difficulty")
 app.add_typer(encoder, name="encoder")
+app.add_typer(specialists, name="specialists")
 app.command()(calibrate)
 app.command("eval")(evaluate)
 app.command()(explain)
 app.command()(lint)
 app.command()(diff)
 app.command("import")(import_)
+app.command()(train)
 
 _ENDED_BY_SIGNAL = 130
 
@@ -150,12 +158,15 @@ def generate(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Sampling temperature.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Sampling seed.")] = None,
+    hold_back: Annotated[
+        bool, typer.Option("--hold-back", help="Show nothing before the answer is sure enough.")
+    ] = False,
 ) -> None:
     """Stream an answer; the decision and the timings go to standard error."""
     from pointsman.cli.ask import Question, print_answer, rules_of, sampling_of
 
     rules = rules_of(specialist, tier, task_type, local_only, output_tokens)
-    question = Question(_read(text), rules, session, caller)
+    question = Question(_read(text), rules, session, caller, hold_back=hold_back)
     sampling = sampling_of(max_tokens, temperature, seed)
     asyncio.run(print_answer(question, sampling, address, config, as_json=as_json))
 
@@ -179,7 +190,7 @@ def pull(config: Config = None) -> None:
 def schema(
     folder: Annotated[Path, typer.Option(help="Where to write the JSON Schemas.")] = Path("docs/schema"),
 ) -> None:
-    """Write the JSON Schemas of intent, specialist and rules files, for editors."""
+    """Write the JSON Schemas of intent, specialist, rules and rollout files, for editors."""
     from pointsman.catalog.json_schema import write_schemas
 
     for path in write_schemas(folder):

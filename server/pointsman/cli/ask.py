@@ -23,6 +23,7 @@ class Question:
     rules: pb.Constraints
     session: str = ""
     caller: str = ""
+    hold_back: bool = False
 
 
 class _Asker(Protocol):
@@ -31,7 +32,13 @@ class _Asker(Protocol):
     ) -> pb.RouteResponse: ...
 
     def generate(
-        self, conversation: str, rules: pb.Constraints, sampling: pb.Sampling, *, session_id: str
+        self,
+        conversation: str,
+        rules: pb.Constraints,
+        sampling: pb.Sampling,
+        *,
+        session_id: str,
+        hold_back: bool,
     ) -> AsyncGenerator[pb.GenerateResponse, None]: ...
 
 
@@ -51,12 +58,22 @@ class _InProcess:
         return route_message(await self._core.answers.route(asked))
 
     async def generate(
-        self, conversation: str, rules: pb.Constraints, sampling: pb.Sampling, *, session_id: str
+        self,
+        conversation: str,
+        rules: pb.Constraints,
+        sampling: pb.Sampling,
+        *,
+        session_id: str,
+        hold_back: bool,
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
         from pointsman.service.convert import event_message, request_of
 
         request = pb.GenerateRequest(
-            messages=messages(conversation), constraints=rules, sampling=sampling, session_id=session_id
+            messages=messages(conversation),
+            constraints=rules,
+            sampling=sampling,
+            session_id=session_id,
+            hold_back=hold_back,
         )
         asked = request_of(request, self._limits, "cli", caller=self._caller)
         async with aclosing(self._core.answers.generate(asked)) as events:
@@ -116,24 +133,45 @@ async def print_answer(
     async with (
         _open(address, config, question.caller, engines=True) as asker,
         aclosing(
-            asker.generate(question.text, question.rules, sampling, session_id=question.session)
+            asker.generate(
+                question.text,
+                question.rules,
+                sampling,
+                session_id=question.session,
+                hold_back=question.hold_back,
+            )
         ) as events,
     ):
+        said = ""
         async for event in events:
             if as_json:
                 print(json.dumps(_plain(event), ensure_ascii=False), flush=True)
             else:
-                _print_event(event)
+                said = _print_event(event, said)
 
 
-def _print_event(event: pb.GenerateResponse) -> None:
+def _print_event(event: pb.GenerateResponse, said: str) -> str:
+    """Print an event after the text `said`; returns the text that stands.
+
+    What is printed cannot be taken back: where some of it is retracted, what stands is printed anew on a line
+    of its own.
+    """
     match event.WhichOneof("event"):
         case "decision":
             print(f"{_headline(event.decision)}\n{event.decision.explanation}", file=sys.stderr)
         case "escalation":
-            print(f"{_headline(event.escalation.decision)}\n{event.escalation.explanation}", file=sys.stderr)
+            escalation = event.escalation
+            stands = said[: escalation.retract_from]
+            if len(stands) < len(said):
+                print(flush=True)
+                print(f"-- retracted {len(said) - len(stands)} characters", file=sys.stderr)
+            print(f"{_headline(escalation.decision)}\n{escalation.explanation}", file=sys.stderr, flush=True)
+            if len(stands) < len(said):
+                print(stands, end="", flush=True)
+            return stands
         case "token":
             print(event.token.text, end="", flush=True)
+            return said + event.token.text
         case "done":
             print(flush=True)
             done = event.done
@@ -145,6 +183,10 @@ def _print_event(event: pb.GenerateResponse) -> None:
                 f"{done.usage.cached_tokens} cached",
                 file=sys.stderr,
             )
+            if done.HasField("confidence") or done.low_confidence:
+                sure = f"confidence {done.confidence:.3f}" if done.HasField("confidence") else "not judged"
+                print(sure + (", low: use with care" if done.low_confidence else ""), file=sys.stderr)
+    return said
 
 
 def _headline(decision: pb.Decision) -> str:

@@ -1,7 +1,8 @@
-"""Specialists to running engines: one engine a base model, holding every adapter over that base.
+"""Specialists to running engines: one engine a base model, holding the adapters over that base.
 
 An engine knows its adapters from its start on, so a new adapter means a new engine beside the old one,
-a switch, and a drain: streams that run are neither dropped nor delayed by it.
+a switch, and a drain: streams that run are neither dropped nor delayed by it. An engine holds
+`engine.max_adapters`; one that is asked for beyond those takes the place of the least recently used.
 """
 
 import asyncio
@@ -9,15 +10,16 @@ import contextvars
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.errors import ArtifactError, BackendDownError
+from pointsman.generation.engine_files import EngineFiles, ModelFiles
 from pointsman.generation.engine_process import EngineProcess, EngineSpec
-from pointsman.generation.gguf_check import check_adapter, check_base
+from pointsman.generation.lease import Lease
+from pointsman.generation.memory import resident_bytes
 from pointsman.settings import Engine as EngineSettings
-from pointsman.values.catalog import EngineState, Specialist, SpecialistStatus
+from pointsman.values.catalog import EngineFigures, EngineState, Specialist, SpecialistStatus
 
 _DRAIN_POLL_S = 0.05
 _LATECOMERS_S = 1.0
@@ -25,21 +27,6 @@ _LATECOMERS_S = 1.0
 _FETCHES = 4
 
 Key = tuple[str, str]  # engine kind, sha256 of the base
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """An engine, held for one answer. `adapters` scales all its adapters; None where it has no such thing."""
-
-    engine: EngineProcess
-    adapters: tuple[float, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Files:
-    specialist: Specialist
-    base: Path
-    adapter: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +47,12 @@ class EnginePool:
         self._wanted: set[Key] = set()
         self._leaving: list[tuple[Key, _Seat]] = []
         self._retiring: set[EngineProcess] = set()
+        self._groups: dict[Key, list[ModelFiles]] = {}  # what is or may be loaded
+        self._used: dict[str, int] = {}  # adapters by their last use
+        self._uses = 0
+        self._probed: set[tuple[Key, str, float]] = set()
+        self._loads: dict[tuple[Key, str], asyncio.Task[None]] = {}
+        self._files = EngineFiles()
         self._problems: dict[Specialist, str] = {}
         self._seats: dict[Key, _Seat] = {}
         self._lock = asyncio.Lock()
@@ -101,7 +94,7 @@ class EnginePool:
         one before it in place.
         """
         async with self._lock:
-            groups: dict[Key, list[_Files]] = {}
+            groups: dict[Key, list[ModelFiles]] = {}
             problems = await self.verify(specialists)
             for specialist in specialists:
                 if specialist.name not in problems:
@@ -109,6 +102,10 @@ class EnginePool:
             for key, group in groups.items():
                 problems |= await self._seat(key, group)
             self._wanted = set(groups)
+            self._groups = {
+                key: [files for files in group if files.specialist.name not in problems]
+                for key, group in groups.items()
+            }
             return problems
 
     def retire_unused(self) -> None:
@@ -122,35 +119,53 @@ class EnginePool:
             if leaving[1].engine not in self._retiring:
                 self._retire(leaving)
 
+    async def measure(self) -> None:
+        """Read what the engines hold in memory."""
+        for engine in self.engines:
+            engine.resident_bytes = await asyncio.to_thread(resident_bytes, engine.pid)
+
     def status(self, specialist: Specialist) -> SpecialistStatus:
         """Return how a specialist is doing."""
-        seat = self._seats.get(_key(specialist))
-        if seat is None or not _held(specialist, seat.adapters):
+        key = _key(specialist)
+        seat = self._seats.get(key)
+        if seat is None:
             return SpecialistStatus(specialist, EngineState.DOWN, self._problem(specialist))
-        return SpecialistStatus(specialist, seat.engine.state, seat.engine.error)
+        if not _held(specialist, seat.adapters):
+            if self._may_load(specialist):
+                return SpecialistStatus(specialist, seat.engine.state, seat.engine.error, loaded=False)
+            return SpecialistStatus(specialist, EngineState.DOWN, self._problem(specialist))
+        return SpecialistStatus(
+            specialist,
+            seat.engine.state,
+            seat.engine.error,
+            figures=_figures(seat.engine, _adapter(specialist)),
+        )
 
     @asynccontextmanager
     async def lease(self, specialist: Specialist) -> AsyncGenerator[Lease, None]:
-        """Hold the engine of a specialist for one answer.
+        """Hold the engine of a specialist for one answer; loads its adapter first where it is not loaded.
 
         Raises:
             BackendDownError: its files were refused, or it is not loaded.
 
         """
-        key = _key(specialist)
-        sha256 = specialist.adapter.artifact.sha256 if specialist.adapter else None
-        # A request that was routed before a change finds the engine of its time.
-        seats = [self._seats.get(key), *(seat for left, seat in self._leaving if left == key)]
-        fits = (s for s in seats if s and _held(specialist, s.adapters) and not s.engine.stopping)
-        seat = next(fits, None)
+        seat = self._seat_of(specialist)
+        if seat is None and self._may_load(specialist):
+            await self._load(specialist)
+            seat = self._seat_of(specialist)
         if seat is None:
             message = f"specialist {specialist.name!r} cannot answer: {self._problem(specialist)}"
             raise BackendDownError(message, retry_after_s=1.0)
+        sha256 = _adapter(specialist)
+        self._uses += 1
+        self._used[sha256] = self._uses
         scale = specialist.adapter.scale if specialist.adapter else 0.0
         scales = tuple(scale if held == sha256 else 0.0 for held in seat.adapters)
         seat.engine.in_flight += 1
         try:
-            yield Lease(seat.engine, scales if specialist.engine == "llama_cpp" else None)
+            yield Lease(
+                seat.engine, scales if specialist.engine == "llama_cpp" else None, sha256, self._tasks
+            )
         finally:
             seat.engine.in_flight -= 1
 
@@ -164,37 +179,121 @@ class EnginePool:
     def _problem(self, specialist: Specialist) -> str:
         return self._problems.get(specialist, "its model files are not loaded yet")
 
-    async def _prepare(self, specialist: Specialist) -> _Files:
+    def _seat_of(self, specialist: Specialist) -> _Seat | None:
+        key = _key(specialist)
+        seats = [self._seats.get(key)]
+        if not self._may_load(specialist):
+            # A request that was routed before a change finds the engine of its time.
+            seats += [seat for left, seat in self._leaving if left == key]
+        return next((s for s in seats if s and _held(specialist, s.adapters) and not s.engine.stopping), None)
+
+    def _may_load(self, specialist: Specialist) -> bool:
+        """Whether its files are in order, and it is only not loaded."""
+        return any(files.specialist == specialist for files in self._groups.get(_key(specialist), ()))
+
+    async def _load(self, specialist: Specialist) -> None:
+        """Switch to an engine that holds the specialist's adapter; requests that wait for it share one switch."""
+        wanted = _key(specialist), _adapter(specialist)
+        if wanted not in self._loads:
+            task = self._tasks.create_task(
+                self._switch(specialist), name=f"load {specialist.name}", context=contextvars.Context()
+            )
+            self._loads[wanted] = task
+            task.add_done_callback(lambda _: self._loads.pop(wanted))
+        # One that leaves half-way does not end the switch of the others.
+        await asyncio.shield(self._loads[wanted])
+
+    async def _switch(self, specialist: Specialist) -> None:
+        async with self._lock:
+            key = _key(specialist)
+            if self._seat_of(specialist) is not None or not self._may_load(specialist):
+                return
+            before = self._seats.get(key)
+            await self._seat(key, self._groups[key], asked=_adapter(specialist))
+            for leaving in self._leaving:
+                if leaving[1] is before:
+                    self._retire(leaving)
+
+    async def _prepare(self, specialist: Specialist) -> ModelFiles:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._files_thread, fetch_and_check, self._store, specialist)
+        return await loop.run_in_executor(self._files_thread, self._files.fetch, self._store, specialist)
 
-    async def _seat(self, key: Key, group: list[_Files]) -> dict[str, str]:
-        spec, adapters = _specification(group, self._settings)
+    async def _seat(self, key: Key, group: list[ModelFiles], asked: str = "") -> dict[str, str]:
+        """Run the engine of a group; adapters that it answers nonsense under are left out."""
+        refused: dict[str, str] = {}
         before = self._seats.get(key)
-        if before is not None and before.engine.spec == spec:
-            return self._note(group, before.engine.error) if before.engine.state is EngineState.DOWN else {}
-        engine = EngineProcess(spec, self._settings)
-        # In a context of its own: a request that registers lends its id to none of the engine's log lines.
-        self._tasks.create_task(engine.run(), name=engine.name, context=contextvars.Context())
-        problem = ""
-        try:
-            await engine.settled()
-        except BackendDownError as error:
-            problem = str(error)
-        except asyncio.CancelledError:
-            engine.stop()
-            raise
-        if problem and before is not None:
-            engine.stop()
-            # What the engine before it holds, it goes on serving.
-            return self._note([f for f in group if not _held(f.specialist, before.adapters)], problem)
-        # An engine that does not start and replaces nothing stays: its supervisor goes on trying.
-        self._seats[key] = _Seat(engine, adapters)
-        if before is not None:
-            self._leaving.append((key, before))
-        return self._note(group, problem) if problem else {}
+        while group:
+            loaded = self._choose(group, before.adapters if before else (), asked)
+            spec, adapters = _specification(loaded, group, self._settings)
+            if before is not None and before.engine.spec == spec:
+                down = before.engine.state is EngineState.DOWN
+                return refused | (self._note(loaded, before.engine.error) if down else {})
+            engine = EngineProcess(spec, self._settings, self._files.check_of(spec))
+            # In a context of its own: a request that registers lends its id to none of the engine's log lines.
+            self._tasks.create_task(engine.run(), name=engine.name, context=contextvars.Context())
+            problem, unsound = "", {}
+            try:
+                await engine.settled()
+                unsound = await self._probe(key, engine, adapters, loaded)
+            except BackendDownError as error:
+                problem = str(error)
+            except asyncio.CancelledError:
+                engine.stop()
+                raise
+            if unsound:
+                engine.stop()
+                for sha256, reason in unsound.items():
+                    named = [files for files in group if _adapter(files.specialist) == sha256]
+                    refused |= self._note(
+                        named, f"{named[0].adapter.name if named[0].adapter else sha256}: {reason}"
+                    )
+                group = [files for files in group if _adapter(files.specialist) not in unsound]
+                continue
+            if problem and before is not None:
+                engine.stop()
+                # What the engine before it holds, it goes on serving.
+                held_back = [f for f in loaded if not _held(f.specialist, before.adapters)]
+                return refused | self._note(held_back, problem)
+            # An engine that does not start and replaces nothing stays: its supervisor goes on trying.
+            self._seats[key] = _Seat(engine, adapters)
+            if before is not None:
+                self._leaving.append((key, before))
+            return refused | (self._note(loaded, problem) if problem else {})
+        return refused
 
-    def _note(self, group: list[_Files], problem: str) -> dict[str, str]:
+    def _choose(self, group: list[ModelFiles], held: tuple[str, ...], asked: str) -> list[ModelFiles]:
+        """Return those to load: the adapter that is asked for, those that are loaded, and the last used."""
+        adapters = list(dict.fromkeys(_adapter(f.specialist) for f in group if f.adapter))
+        if asked:
+            # The others make room in the order of their use, whether they are loaded now or not.
+            adapters.sort(
+                key=lambda sha256: (sha256 != asked, sha256 not in held, -self._used.get(sha256, 0))
+            )
+        else:
+            adapters.sort(key=lambda sha256: (sha256 not in held, -self._used.get(sha256, 0)))
+        chosen = set(adapters[: self._settings.max_adapters])
+        return [f for f in group if not f.adapter or _adapter(f.specialist) in chosen]
+
+    async def _probe(
+        self, key: Key, engine: EngineProcess, adapters: tuple[str, ...], group: list[ModelFiles]
+    ) -> dict[str, str]:
+        """Let every adapter that is new say a few tokens; returns what is wrong, by sha256."""
+        unsound: dict[str, str] = {}
+        for files in group:
+            adapter = files.specialist.adapter
+            if adapter is None:
+                continue
+            sha256 = adapter.artifact.sha256
+            if (key, sha256, adapter.scale) in self._probed or sha256 in unsound:
+                continue
+            scales = tuple(adapter.scale if held == sha256 else 0.0 for held in adapters)
+            if reason := await engine.probe(scales):
+                unsound[sha256] = reason
+            else:
+                self._probed.add((key, sha256, adapter.scale))
+        return unsound
+
+    def _note(self, group: Sequence[ModelFiles], problem: str) -> dict[str, str]:
         self._problems |= dict.fromkeys((files.specialist for files in group), problem)
         return {files.specialist.name: problem for files in group}
 
@@ -220,35 +319,37 @@ def _key(specialist: Specialist) -> Key:
     return specialist.engine, specialist.base.sha256
 
 
+def _adapter(specialist: Specialist) -> str:
+    """Return the sha256 of its adapter; '' for the bare base."""
+    return specialist.adapter.artifact.sha256 if specialist.adapter else ""
+
+
 def _held(specialist: Specialist, adapters: tuple[str, ...]) -> bool:
     return specialist.adapter is None or specialist.adapter.artifact.sha256 in adapters
 
 
-def fetch_and_check(store: ArtifactStore, specialist: Specialist) -> _Files:
-    """Return the verified files of a specialist. Blocking.
-
-    Raises:
-        ArtifactError: they cannot be had or used; says which and why.
-
-    """
-    base = store.fetch(specialist.base)
-    check_base(base)
-    if specialist.adapter is None:
-        return _Files(specialist, base, None)
-    adapter = store.fetch(specialist.adapter.artifact)
-    check_adapter(adapter, base)
-    return _Files(specialist, base, adapter)
+def _figures(engine: EngineProcess, adapter: str) -> EngineFigures:
+    admission = engine.admission
+    return EngineFigures(
+        engine=engine.name,
+        resident_bytes=engine.resident_bytes,
+        slots=admission.slots,
+        busy_slots=admission.held,
+        waiting=admission.waiting,
+        tokens_per_s=admission.tokens_per_s,
+        hit_rate=admission.tally(adapter).hit_rate,
+    )
 
 
-def _specification(group: list[_Files], settings: EngineSettings) -> tuple[EngineSpec, tuple[str, ...]]:
-    adapters = {
-        files.specialist.adapter.artifact.sha256: files.adapter
-        for files in group
-        if files.specialist.adapter and files.adapter
-    }
+def _specification(
+    loaded: list[ModelFiles], group: list[ModelFiles], settings: EngineSettings
+) -> tuple[EngineSpec, tuple[str, ...]]:
+    """Return the engine of `loaded`; what else is in the group may be loaded later, and changes nothing else."""
+    adapters = {_adapter(files.specialist): files.adapter for files in loaded if files.adapter}
     order = tuple(sorted(adapters))
     kind = group[0].specialist.engine
     native = settings.llama_server if kind == "llama_cpp" else None
+    turns = len({_adapter(files.specialist) for files in loaded})
     spec = EngineSpec(
         kind="llama_server" if native else kind,
         model=group[0].base,
@@ -258,4 +359,6 @@ def _specification(group: list[_Files], settings: EngineSettings) -> tuple[Engin
         threads=settings.threads,
         binary=native,
     )
+    if spec.takes_turns:
+        spec = replace(spec, spare_slots=min(settings.spare_slots, turns - 1))
     return spec, order

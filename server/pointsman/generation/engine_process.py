@@ -6,19 +6,20 @@ import secrets
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
+from collections.abc import Callable
 from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import structlog
 
-from pointsman.errors import BackendDownError, unwrap
-from pointsman.generation.admission import Admission
+from pointsman.errors import ArtifactError, BackendDownError, unwrap
+from pointsman.generation.adapter_admission import AdapterAdmission, Place
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.chat_client import ChatClient
+from pointsman.generation.llama_client import LlamaClient
 from pointsman.settings import Engine as EngineSettings
 from pointsman.settings import child_environment
 from pointsman.values.catalog import EngineState
@@ -34,6 +35,7 @@ _HEALTHY_AFTER_S = 30.0
 _MISSED_CHECKS = 3
 _LINES_KEPT = 20
 _CHUNK = 4096
+_CONNECT_S = 5.0
 _DEATH_NOTICE_S = 0.5
 
 
@@ -43,6 +45,8 @@ class EngineSpec:
 
     adapters: files, in the order in which requests scale them
     context_tokens: of one slot
+    slots: answers made at once
+    spare_slots: more slots, which keep the caches of adapters that wait for their turn
     binary: a native llama-server, for the kind of that name
     """
 
@@ -53,25 +57,43 @@ class EngineSpec:
     slots: int
     threads: int
     binary: Path | None = None
+    spare_slots: int = 0
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether its answers can be interrupted and taken up again."""
+        return self.kind in {"llama_cpp", "llama_server"}
 
 
 class EngineProcess:
     """A supervised engine. `run` is its life, owned by whoever starts it."""
 
-    def __init__(self, spec: EngineSpec, settings: EngineSettings) -> None:
+    def __init__(
+        self, spec: EngineSpec, settings: EngineSettings, check: Callable[[], None] | None = None
+    ) -> None:
+        """Take `spec`; `check` is called before every start, on a thread, and raises `ArtifactError`."""
         self.spec = spec
+        self._check = check
         self.name = f"{spec.kind} engine {spec.model.name}"
-        self.admission = Admission(self.name, spec.slots, settings.queue_limit)
+        self.admission = AdapterAdmission(
+            self.name,
+            spec.slots,
+            settings.queue_limit,
+            settings.adapter_turn_s,
+            engine_slots=spec.slots + spec.spare_slots,
+        )
         self.state = EngineState.STARTING
         self.error = ""
         self.restarts = 0
         self.pid: int | None = None
         self.url = ""
+        self.resident_bytes: int | None = None
+        """As last measured."""
         self.in_flight = 0
         """Requests that hold a lease on this engine."""
         self._settings = settings
         self._key = secrets.token_hex(16)
-        self._client: ChatClient | None = None
+        self._client: ChatClient | LlamaClient | None = None
         self._process: Process | None = None
         self._settled = asyncio.Event()  # the first start has succeeded or failed
         self._ready = asyncio.Event()
@@ -86,9 +108,13 @@ class EngineProcess:
             begun = loop.time()
             try:
                 await self._live_once()
+            except ArtifactError as error:
+                self.error = str(error)
+                self.state = EngineState.DOWN
+                self._settled.set()
             except (OSError, ValueError, ExceptionGroup) as raised:  # no process, or one that talks nonsense
-                error = unwrap(raised)
-                self.error = f"{type(error).__name__}: {error}"
+                inner = unwrap(raised)
+                self.error = f"{type(inner).__name__}: {inner}"
                 self.state = EngineState.DOWN
                 self._settled.set()
             if self._stop.is_set():
@@ -120,14 +146,19 @@ class EngineProcess:
         """End the engine and its supervision; `run` returns when it is gone."""
         self._stop.set()
 
-    async def stream(self, question: Question) -> Stream:
-        """Answer; waits for an engine that is restarting. See `Backend.stream`."""
+    async def stream(self, question: Question, place: Place | None = None) -> Stream:
+        """Answer; waits for an engine that is restarting. See `LlamaClient.stream`."""
         said = False
         for last_try in (False, True):
             client = await self._connected()
             generation = self.restarts
             try:
-                async with aclosing(client.stream(question)) as stream:
+                answer = (
+                    client.stream(question, place)
+                    if isinstance(client, LlamaClient)
+                    else client.stream(question)
+                )
+                async with aclosing(answer) as stream:
                     async for item in stream:
                         said = True
                         yield item
@@ -141,7 +172,18 @@ class EngineProcess:
                 raise
             return
 
-    async def _connected(self) -> ChatClient:
+    async def probe(self, adapters: tuple[float, ...]) -> str:
+        """Return what is wrong with answers under these adapters; empty when nothing is, or cannot be told."""
+        client = await self._connected()
+        if not isinstance(client, LlamaClient):
+            return ""
+        try:
+            sound = await client.probe(adapters)
+        except BackendDownError as error:
+            return f"the engine fails under this adapter: {error}"
+        return "" if sound else "log-probabilities under this adapter are not numbers"
+
+    async def _connected(self) -> ChatClient | LlamaClient:
         try:
             async with asyncio.timeout(self._settings.start_timeout_s):
                 await self._ready.wait()
@@ -160,6 +202,8 @@ class EngineProcess:
 
     async def _live_once(self) -> None:
         self.state = EngineState.STARTING
+        if self._check is not None:
+            await asyncio.to_thread(self._check)
         process = await self._spawn()
         self._process = process
         self.pid = process.pid
@@ -235,11 +279,8 @@ class EngineProcess:
 
     async def _serve(self, process: Process, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        connect = partial(ChatClient, connect_s=5.0, read_s=self._settings.idle_read_timeout_s, retries=0)
         # In a thread: the first client of a process imports and reads files.
-        self._client = await asyncio.to_thread(
-            connect, self.name, f"{self.url}/v1", self.spec.model.name, self._key
-        )
+        self._client = await asyncio.to_thread(self._connect)
         self.state = EngineState.READY
         self.error = ""
         self._ready.set()
@@ -263,6 +304,15 @@ class EngineProcess:
                 if process.returncode is None
                 else (await self._epitaph(process))
             )
+
+    def _connect(self) -> ChatClient | LlamaClient:
+        read_s = self._settings.idle_read_timeout_s
+        if self.spec.takes_turns:
+            return LlamaClient(self.name, self.url, self._key, connect_s=_CONNECT_S, read_s=read_s)
+        model = self.spec.model.name
+        return ChatClient(
+            self.name, f"{self.url}/v1", model, self._key, connect_s=_CONNECT_S, read_s=read_s, retries=0
+        )
 
     async def _watch_health(self) -> None:
         """Return when the engine no longer answers."""

@@ -3,40 +3,64 @@
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
 
+from pointsman.catalog.output_format import format_of
 from pointsman.decision.decide import without_cloud
-from pointsman.errors import BackendDownError, OverloadedError
-from pointsman.generation.backend import Stream
+from pointsman.decision.escalate import draft_stands, escalated, may_escalate, repaired
+from pointsman.errors import (
+    BackendDownError,
+    DeadlineError,
+    InvalidRequestError,
+    OverloadedError,
+    PointsmanError,
+)
+from pointsman.generation.answer import Answer, Draft, Options, broken_off, can_repair, common_prefix, gap
+from pointsman.generation.backend import Question, Stream
+from pointsman.generation.cascade import FINE, Verdict, Watch
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.engine_pool import EnginePool
-from pointsman.generation.prompt import cloud_question, local_question
+from pointsman.generation.normalise import Normaliser
+from pointsman.generation.prompt import cloud_question, escalated_question, local_question
+from pointsman.generation.trials import Trials
+from pointsman.policy.rules import rule
 from pointsman.router.router import Route, Router
-from pointsman.values.decision import Decision
-from pointsman.values.events import Done, Escalation, Event, Finished, GenerateTimings, Token
+from pointsman.settings import Cascade as CascadeSettings
+from pointsman.values.catalog import FREE_TEXT, Specialist
+from pointsman.values.decision import Reason
+from pointsman.values.events import (
+    Done,
+    Escalation,
+    Event,
+    Finished,
+    FinishReason,
+    GenerateTimings,
+    Shortfall,
+    Token,
+)
 from pointsman.values.request import Request
 
-
-@dataclass(slots=True)
-class _Progress:
-    """Of one answer."""
-
-    arrived: float
-    queue_ms: float = 0.0
-    ttft_ms: float = 0.0
-    finished: Finished | None = field(default=None)
-
-    def elapsed_ms(self) -> float:
-        return (time.perf_counter() - self.arrived) * 1e3
+Said = AsyncGenerator[Token | Escalation, None]
+_CLOUD_FAILURES = (BackendDownError, OverloadedError, InvalidRequestError)
 
 
 class Generator:
-    """Routes, then answers from the backend that the decision names."""
+    """Routes, then answers from the backend that the decision names; see docs/cascade.md for what may follow."""
 
-    def __init__(self, router: Router, engines: EnginePool, cloud: Cloud | None) -> None:
+    def __init__(
+        self,
+        router: Router,
+        engines: EnginePool,
+        cloud: Cloud | None,
+        cascade: CascadeSettings = CascadeSettings(),  # noqa: B008 - frozen
+        trials: Trials | None = None,
+    ) -> None:
+        self._trials = trials
         self._router = router
         self._engines = engines
         self._cloud = cloud
+        self._cascade = cascade
 
     async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """Answer a request. Closing the generator frees the slot within a token.
@@ -45,76 +69,300 @@ class Generator:
             InvalidRequestError, UnknownNameError, NoRouteError, OverloadedError, BackendDownError
 
         """
-        progress = _Progress(time.perf_counter())
+        arrived = time.perf_counter()
         route = await self._router.route(request)
-        decision = route.routed.decision
+        answer = Answer(request, route, route.routed.decision, arrived)
         yield route.routed
         try:
-            async with aclosing(self._tokens(request, decision, route, progress)) as tokens:
-                async for token in tokens:
-                    yield token
+            async with aclosing(self._said(answer)) as said:
+                async for event in said:
+                    yield event
+        except DeadlineError as error:
+            if answer.decision.specialist is None or not self._may_escalate(answer):
+                raise
+            verdict = Verdict(Shortfall.DEADLINE, None, f"The deadline cannot be met locally ({error})")
+            async with aclosing(self._escalate(answer, verdict, "", None)) as said:
+                async for event in said:
+                    yield event
+            if answer.finished is None:
+                raise
         except (BackendDownError, OverloadedError) as error:
-            takeover = self._takeover(decision, route, progress, error)
+            if isinstance(error, BackendDownError):
+                self._note_trial(answer, success=False)
+            takeover = self._takeover(answer, error)
             if takeover is None:
                 raise
-            decision = takeover.decision
             yield takeover
-            async with aclosing(self._tokens(request, decision, route, progress)) as tokens:
-                async for token in tokens:
-                    yield token
-        yield self._done(decision, route, progress)
+            async with aclosing(self._said(answer)) as said:
+                async for event in said:
+                    yield event
+        stayed = answer.decision.specialist == route.routed.decision.specialist
+        self._note_trial(answer, success=stayed and answer.shortfall is None)
+        yield self._done(answer)
 
-    def _takeover(
-        self, decision: Decision, route: Route, progress: _Progress, error: Exception
-    ) -> Escalation | None:
+    def _takeover(self, answer: Answer, error: Exception) -> Escalation | None:
         """Return the switch to the general specialist, if the cloud failed before it said anything."""
-        if decision.specialist is not None or progress.ttft_ms:
+        decision = answer.decision
+        if decision.specialist is not None or answer.ttft_ms:
             return None
-        local = without_cloud(decision, route.snapshot.setup, f"The cloud is down ({error})")
-        return Escalation(local, 0, local.explanation) if local else None
+        local = without_cloud(decision, answer.route.snapshot.setup, f"The cloud is down ({error})")
+        return answer.move(local, Verdict(), 0) if local else None
 
-    async def _tokens(
-        self, request: Request, decision: Decision, route: Route, progress: _Progress
-    ) -> AsyncGenerator[Token, None]:
-        async with aclosing(self._stream(request, decision, route, progress)) as stream:
+    async def _said(self, answer: Answer) -> Said:
+        if answer.decision.specialist is not None:
+            async with aclosing(self._locally(answer)) as said:
+                async for event in said:
+                    yield event
+            return
+        assert self._cloud is not None  # noqa: S101 - decisions name the cloud only when there is one
+        question = cloud_question(answer.request, self._cloud.settings)
+        normaliser = Normaliser()
+        async with aclosing(self._from_cloud(answer, question, answer.decision.model)) as stream:
+            async for item in stream:
+                if isinstance(item, Token):
+                    answer.note(item.logprob)
+                else:
+                    answer.finished = item
+                piece = normaliser.feed(item.text) if isinstance(item, Token) else normaliser.end()
+                if piece:
+                    yield answer.say(piece)
+
+    async def _locally(self, answer: Answer) -> Said:
+        """Answer from the decision's specialist, and on from the cloud where the answer falls short."""
+        decision, specialist = answer.decision, self._specialist(answer)
+        watch = self._watch(answer, specialist)
+        may = Options(
+            escalate=watch.on and self._may_escalate(answer), repair=watch.on and can_repair(specialist)
+        )
+        normaliser = Normaliser(fenced=specialist.output.format != "text")
+        async with aclosing(self._drafted(answer, specialist, watch, normaliser, may)) as said:
+            async for event in said:
+                yield event
+        if answer.decision is not decision:
+            return
+        draft = self._judged(answer, watch, normaliser, may)
+        why = draft.verdict.why
+        if draft.verdict.shortfall is Shortfall.INVALID and may.repair:
+            draft = await self._repair(answer, specialist) or draft
+        if draft.verdict.shortfall is not None and may.escalate:
+            async with aclosing(self._escalate(answer, draft.verdict, draft.text, draft.finished)) as said:
+                async for event in said:
+                    yield event
+            if answer.decision is not decision:
+                return
+        answer.finished = draft.finished
+        answer.confidence, answer.shortfall = draft.verdict.confidence, draft.verdict.shortfall
+        stands = common_prefix(answer.said, draft.text)
+        if stands < len(answer.said):
+            yield answer.move(repaired(answer.decision, why), Verdict(Shortfall.INVALID), stands)
+        if len(draft.text) > len(answer.said):
+            yield answer.say(draft.text[len(answer.said) :])
+
+    async def _drafted(
+        self, answer: Answer, specialist: Specialist, watch: Watch, normaliser: Normaliser, may: Options
+    ) -> Said:
+        """Say the local answer as it comes. Ends early where it escalates, or is to be repaired."""
+        decision = answer.decision
+        async with aclosing(self._local(answer, specialist, watch)) as stream:
             async for item in stream:
                 if isinstance(item, Finished):
-                    progress.finished = item
-                else:
-                    progress.ttft_ms = progress.ttft_ms or progress.elapsed_ms()
-                    yield item
+                    answer.finished = item
+                    return
+                may.tokens += 1
+                answer.note(item.logprob)
+                normaliser.feed(item.text)
+                verdict = watch.take(item.logprob, normaliser.text) if watch.on else FINE
+                if verdict.shortfall is not None and may.noted.shortfall is None:
+                    may.noted = verdict
+                    if verdict.shortfall is Shortfall.INVALID and may.repair:
+                        return
+                    if may.escalate:
+                        # The local answer goes on meanwhile: it is what stands if the cloud fails.
+                        may.escalate = False
+                        begun = normaliser.text
+                        async with aclosing(self._escalate(answer, verdict, begun, None)) as said:
+                            async for event in said:
+                                await stream.aclose()
+                                yield event
+                        if answer.decision is not decision:
+                            return
+                shown = watch.showable(normaliser.text)
+                if shown > len(answer.said):
+                    yield answer.say(normaliser.text[len(answer.said) : shown])
 
-    async def _stream(
-        self, request: Request, decision: Decision, route: Route, progress: _Progress
+    @staticmethod
+    def _judged(answer: Answer, watch: Watch, normaliser: Normaliser, may: Options) -> Draft:
+        """Return the local answer with the verdict on all of it, or with that on the way if it is worse."""
+        normaliser.end()
+        finished = answer.finished or broken_off(may.tokens)
+        if not watch.on:
+            return Draft(normaliser.text, finished, FINE)
+        verdict = watch.end(normaliser.text, cut=finished.reason is FinishReason.LENGTH)
+        if verdict.shortfall is None and may.noted.shortfall is not None:
+            verdict = replace(may.noted, confidence=verdict.confidence)
+        return Draft(normaliser.text, finished, verdict)
+
+    async def _escalate(  # noqa: C901 - one way there, one way back
+        self, answer: Answer, verdict: Verdict, draft: str, local: Finished | None
+    ) -> Said:
+        """Answer from the cloud, from its first token on; says nothing, and leaves `answer` alone, if none comes.
+
+        If the cloud fails after that, the draft stands again. local: how the draft ended, None if it was cut.
+        """
+        assert self._cloud is not None  # noqa: S101 - see `_may_escalate`
+        setup, before = answer.route.snapshot.setup, answer.decision
+        specialist = self._specialist(answer)
+        after = escalated(before, setup, verdict.why)
+        onward = 0 < verdict.stands <= len(answer.said)
+        stands = verdict.stands if onward else 0
+        question = escalated_question(
+            answer.request, specialist, self._cloud.settings, draft[:stands] or draft, onward=onward
+        )
+        normaliser = Normaliser(fenced=specialist.output.format != "text")
+        finished: Finished | None = None
+        failure = ""
+        try:
+            async with aclosing(self._from_cloud(answer, question, after.model)) as stream:
+                async for item in stream:
+                    piece = normaliser.feed(item.text) if isinstance(item, Token) else normaliser.end()
+                    if piece and answer.decision is before:
+                        yield answer.move(after, verdict, stands)
+                        piece = gap(draft, stands) + piece
+                    if isinstance(item, Finished):
+                        finished = item
+                    else:
+                        answer.note(item.logprob)
+                    if piece:
+                        yield answer.say(piece)
+        except _CLOUD_FAILURES as error:
+            if not draft and answer.decision is not before:  # there is nothing that could stand
+                raise
+            failure = f"The cloud failed ({error})"
+        if answer.decision is before:
+            return
+        if draft and finished is not None and finished.reason is FinishReason.CONTENT_FILTER:
+            failure = "The cloud's content filter ended its answer"
+        if failure:
+            yield answer.move(draft_stands(before, failure), verdict, common_prefix(answer.said, draft))
+            answer.finished = local or broken_off(0)
+            answer.confidence, answer.shortfall = verdict.confidence, verdict.shortfall
+            if len(draft) > len(answer.said):
+                yield answer.say(draft[len(answer.said) :])
+            return
+        answer.finished = finished
+        if not stands and self._breaks_format(specialist, answer.said):
+            answer.shortfall = Shortfall.INVALID
+
+    async def _repair(self, answer: Answer, specialist: Specialist) -> Draft | None:
+        """Ask the specialist again, held to its format; None where that could not be done."""
+        watch = self._watch(answer, specialist)
+        normaliser = Normaliser(fenced=True)
+        finished: Finished | None = None
+        try:
+            async with aclosing(self._local(answer, specialist, watch, repair=True)) as stream:
+                async for item in stream:
+                    if isinstance(item, Finished):
+                        finished = item
+                        break
+                    normaliser.feed(item.text)
+                    watch.take(item.logprob, normaliser.text)
+        except PointsmanError:  # a grammar that the engine refuses, a full queue, an engine that died
+            return None
+        normaliser.end()
+        if finished is None:
+            return None
+        text = normaliser.text
+        verdict = watch.end(text, cut=finished.reason is FinishReason.LENGTH)
+        return Draft(text, finished, verdict)
+
+    async def _local(
+        self, answer: Answer, specialist: Specialist, watch: Watch, *, repair: bool = False
     ) -> Stream:
-        if decision.specialist is None:
-            assert self._cloud is not None  # noqa: S101 - decisions name the cloud only when there is one
-            async with self._cloud.admission.place() as queue_ms:
-                progress.queue_ms = queue_ms
-                question = cloud_question(request, self._cloud.settings)
-                async with aclosing(self._cloud.client_of(decision.model).stream(question)) as stream:
+        """Ask the specialist's engine."""
+        async with self._engines.lease(specialist) as lease:
+            question = local_question(
+                answer.request, specialist, lease.adapters, judged=watch.model is not None, repair=repair
+            )
+            async with lease.place(question.max_tokens, answer.left_s()) as queue_ms:
+                answer.queue_ms = queue_ms
+                async with aclosing(lease.stream(question)) as stream:
                     async for item in stream:
                         yield item
-            return
-        specialist = route.snapshot.catalog.specialist(decision.specialist or "")
-        assert specialist is not None  # noqa: S101 - decisions name specialists of their own snapshot
-        async with self._engines.lease(specialist) as lease, lease.engine.admission.place() as queue_ms:
-            progress.queue_ms = queue_ms
-            question = local_question(request, specialist, lease.adapters)
-            async with aclosing(lease.engine.stream(question)) as stream:
+
+    async def _from_cloud(self, answer: Answer, question: Question, model: str) -> Stream:
+        assert self._cloud is not None  # noqa: S101 - decisions name the cloud only when there is one
+        async with self._cloud.admission.place() as queue_ms:
+            answer.queue_ms = queue_ms
+            async with aclosing(self._cloud.client_of(model).stream(question)) as stream:
                 async for item in stream:
                     yield item
 
-    def _done(self, decision: Decision, route: Route, progress: _Progress) -> Done:
-        finished = progress.finished
+    def _specialist(self, answer: Answer) -> Specialist:
+        catalog, name = answer.route.snapshot.catalog, answer.decision.specialist or ""
+        if name not in answer.versions:
+            live = catalog.specialist(name)
+            assert live is not None  # noqa: S101 - decisions name specialists of their own snapshot
+            version = self._trials.pick(catalog, live, answer.request) if self._trials else live
+            answer.versions[name] = version
+        return answer.versions[name]
+
+    def _note_trial(self, answer: Answer, *, success: bool) -> None:
+        """Tell the trials how the specialist did that the request was routed to."""
+        name = answer.route.routed.decision.specialist
+        version = answer.versions.get(name or "")
+        if self._trials is None or name is None or version is None:
+            return
+        catalog, request = answer.route.snapshot.catalog, answer.request
+        self._trials.note(catalog, name, version, success=success)
+        ask = partial(self._ask_unseen, answer.route)
+        self._trials.shadow(catalog, name, request, ask, answer.said, success=success)
+
+    async def _ask_unseen(self, route: Route, request: Request, version: Specialist) -> tuple[str, bool]:
+        """Ask a version for an answer that nobody sees; returns it, and whether it may stand."""
+        answer = Answer(replace(request, budget_s=None), route, route.routed.decision, time.perf_counter())
+        watch = self._watch(answer, version)
+        normaliser = Normaliser(fenced=version.output.format != "text")
+        cut = False
+        async with aclosing(self._local(answer, version, watch)) as stream:
+            async for item in stream:
+                if isinstance(item, Finished):
+                    cut = item.reason is FinishReason.LENGTH
+                    break
+                normaliser.feed(item.text)
+                watch.take(item.logprob, normaliser.text)
+        normaliser.end()
+        return normaliser.text, watch.end(normaliser.text, cut=cut).shortfall is None
+
+    def _watch(self, answer: Answer, specialist: Specialist) -> Watch:
+        """Return the judge of the specialist's answers; one that is not on where nothing is to be judged."""
+        learned = answer.route.snapshot.cascade
+        model = None
+        if self._cascade.enabled and specialist.cascade and learned is not None:
+            model = learned.model(specialist.name, specialist.answers_hash)
+        output = specialist.output if self._cascade.enabled else FREE_TEXT
+        return Watch(output, model, self._cascade, holds_back=answer.request.hold_back)
+
+    def _may_escalate(self, answer: Answer) -> bool:
+        if self._cloud is None or answer.decision.reason is Reason.CLOUD_DOWN:
+            return False
+        snapshot, request = answer.route.snapshot, answer.request
+        ruling = rule(request, snapshot.catalog, snapshot.cloud_task_types, snapshot.setup.mid)
+        return may_escalate(request, ruling, snapshot.setup)
+
+    def _breaks_format(self, specialist: Specialist, text: str) -> bool:
+        checks = format_of(specialist.output) if self._cascade.enabled else None
+        return checks is not None and bool(checks.why_not(text))
+
+    def _done(self, answer: Answer) -> Done:
+        finished = answer.finished
         assert finished is not None  # noqa: S101 - a backend's stream ends with it, or raises
         cost = None
-        if self._cloud is not None and decision.specialist is None:
-            cost = self._cloud.cost(decision.model, finished.usage)
+        if self._cloud is not None and answer.decision.specialist is None:
+            cost = self._cloud.cost(answer.decision.model, finished.usage)
         timings = GenerateTimings(
-            route=route.routed.timings,
-            queue_ms=progress.queue_ms,
-            ttft_ms=progress.ttft_ms,
-            total_ms=progress.elapsed_ms(),
+            route=answer.route.routed.timings,
+            queue_ms=answer.queue_ms,
+            ttft_ms=answer.ttft_ms,
+            total_ms=answer.elapsed_ms(),
         )
-        return Done(finished.reason, finished.usage, timings, cost)
+        return Done(finished.reason, finished.usage, timings, cost, answer.confidence, answer.shortfall)

@@ -17,6 +17,10 @@ from pointsman.errors import ArtifactError
 
 _MAGIC = b"GGUF"
 _ADAPTER_TYPES = {"F32", "F16", "BF16", "Q8_0"}
+_LARGEST_VALUE = 1e3
+"""Of a weight. Trained ones are below 10; an engine answers noise, or not a number, from far larger ones."""
+_LARGEST_STRENGTH = 1e3
+"""Of scale times alpha over rank. Usual ones are 0.5 to 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,25 @@ def check_adapter(path: Path, base_path: Path) -> None:
     base = check_base(base_path)
     with _damage_named(path):
         _check_adapter(path, base)
+
+
+@lru_cache(maxsize=256)
+def check_scale(path: Path, scale: float) -> None:
+    """Check how strongly an adapter is applied. The adapter has passed `check_adapter`.
+
+    Raises:
+        ArtifactError: scale times alpha over rank is absurd.
+
+    """
+    reader = open_gguf(path)
+    alpha = float(str(_field(reader, "adapter.lora.alpha")))
+    rank = max(int(t.shape[1]) for t in reader.tensors if t.name.endswith(".lora_a"))
+    strength = scale * alpha / rank
+    if not abs(strength) <= _LARGEST_STRENGTH:
+        raise ArtifactError(
+            f"{path.name}: a scale of {scale:g} with adapter.lora.alpha {alpha:g} and rank {rank} applies the "
+            f"adapter {strength:g}-fold; at most {_LARGEST_STRENGTH:g} is accepted"
+        )
 
 
 def _check_adapter(path: Path, base: BaseModel) -> None:
@@ -130,6 +153,11 @@ def _check_type(path: Path, name: str, tensor: Any) -> None:
     values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
     if not np.isfinite(values).all():
         raise ArtifactError(f"{path.name}: tensor {name!r} has values that are not finite")
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > _LARGEST_VALUE:
+        raise ArtifactError(
+            f"{path.name}: tensor {name!r} has a value of {largest:g}; more than {_LARGEST_VALUE:g} is no trained weight"
+        )
 
 
 def _check_pair(path: Path, weight: str, a: Any, b: Any, base: BaseModel) -> None:

@@ -18,6 +18,7 @@ import urllib.request
 from typing import Any
 
 from pointsman.generation.child import Child, run_child
+from pointsman.generation.llama_cpp_child import PROMPT_STEP
 from pointsman.settings import child_environment
 
 _POLL_S = 0.1
@@ -26,13 +27,15 @@ _PR_SET_PDEATHSIG = 1
 
 def command(specification: dict[str, Any], port: int) -> list[str]:
     """Return the command line; the flags are those of llama.cpp's tools/server/README.md."""
-    slots, context = specification["slots"], specification["context_tokens"]
+    slots, context = specification["slots"] + specification["spare_slots"], specification["context_tokens"]
     threads = str(specification["threads"])
     adapters = specification["adapters"]
     return [
         specification["binary"],
         *("--model", specification["model"], "--host", "127.0.0.1", "--port", str(port)),
         *("--parallel", str(slots), "--ctx-size", str(slots * context), "--predict", str(context)),
+        # As in the embedded engine; see llama_cpp_child.
+        *("--batch-size", str(max(PROMPT_STEP, slots)), "--cache-ram", "0"),
         *("--threads", threads, "--threads-batch", threads, "--slots", "--no-webui", "--verbosity", "1"),
         # Loaded at scale 0: every request states the scale of every adapter.
         *(("--lora-init-without-apply", "--lora", ",".join(adapters)) if adapters else ()),

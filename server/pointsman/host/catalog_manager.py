@@ -13,17 +13,20 @@ from threadpoolctl import threadpool_limits
 
 from pointsman.catalog.targets import users_of
 from pointsman.catalog.watch import changes
+from pointsman.decision.trial import Course, Verdict
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.errors import ArtifactError, PointsmanError, PreconditionError
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.host.bundle_store import BundleStore
 from pointsman.host.bundles import Contents
 from pointsman.host.folder_store import FolderStore
+from pointsman.host.rollouts import advance
 from pointsman.ledger.metrics import Metrics
 from pointsman.router.router import Router
 from pointsman.router.snapshot import NOTHING_LEARNED, Learned, Snapshot, assemble, build_snapshot
 from pointsman.settings import Settings
-from pointsman.values.catalog import Catalog, Intent, Problem, Specialist, SpecialistStatus
+from pointsman.values.catalog import Catalog, Intent, Problem, Rollout, Specialist, SpecialistStatus
+from pointsman.values.rollout import Past
 
 _log = structlog.get_logger()
 _RETRY_S = 60.0
@@ -109,8 +112,9 @@ class CatalogManager:
         """Its version."""
         return self._router.snapshot.version
 
-    def statuses(self) -> list[SpecialistStatus]:
+    async def statuses(self) -> list[SpecialistStatus]:
         """How each specialist is doing."""
+        await self._engines.measure()
         return [self._engines.status(specialist) for specialist in self.catalog.specialists]
 
     async def reload(self, *, fetch: bool = True) -> None:
@@ -208,6 +212,26 @@ class CatalogManager:
 
         return await self._to_the_end(remove)
 
+    async def conclude(self, rollout: Rollout, verdict: Verdict, past: Past) -> None:
+        """Take a rollout to its next stage, into the place of the live version, or back."""
+
+        async def conclude() -> str:
+            live, store = self.catalog.specialist(rollout.name), self._store
+            changed = self.catalog.rollout(rollout.name) != rollout  # by hand, meanwhile
+            if changed or live is None or isinstance(store, BundleStore):
+                return self.version
+            await asyncio.to_thread(advance, store.catalogs, live, rollout, verdict, past)
+            return await self._reload()
+
+        back = verdict.course is Course.BACK
+        log = _log.error if back else _log.info
+        event = "rollout.rolled_back" if back else "rollout.advanced"
+        log(event, specialist=rollout.name, stage=str(rollout.stage), why=verdict.why)
+        try:
+            await self._to_the_end(conclude)
+        except PointsmanError as error:  # a folder that cannot be written; the verdict holds until a restart
+            _log.error("rollout.not_written", specialist=rollout.name, error=str(error))
+
     async def _to_the_end(self, change: Callable[[], Awaitable[str]]) -> str:
         """Make one change after the other, each to its end: a caller that leaves half-way leaves no half change."""
 
@@ -278,13 +302,19 @@ class CatalogManager:
         return self.version
 
     async def _with_engines(self, catalog: Catalog, *, fetch: bool) -> Catalog:
-        """Run the engines of a catalog; specialists that cannot be served keep their last good manifest."""
-        if catalog.specialists != self._stated:
-            await self._set_engines(catalog.specialists, fetch=fetch)
-            self._stated = catalog.specialists
+        """Run the engines of a catalog; specialists that cannot be served keep their last good manifest.
+
+        Candidates that cannot be served are on no trial.
+        """
+        stated = catalog.specialists + tuple(rollout.candidate for rollout in catalog.rollouts)
+        if stated != self._stated:
+            await self._set_engines(stated, fetch=fetch)
+            self._stated = stated
+        refused = {problem.value for problem in self._refused}
         return replace(
             catalog,
             specialists=self._last_good(catalog.specialists),
+            rollouts=tuple(r for r in catalog.rollouts if r.candidate.name not in refused),
             problems=catalog.problems + self._refused,
         )
 

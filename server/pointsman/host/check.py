@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pointsman.artifacts.store import ArtifactStore, Progress
 from pointsman.embedding.load import load_encoder
 from pointsman.errors import ArtifactError
-from pointsman.generation.engine_pool import fetch_and_check
+from pointsman.generation.engine_files import fetch_and_check
 from pointsman.host.offline import file_store
 from pointsman.settings import Settings
 from pointsman.values.catalog import CLOUD, Catalog

@@ -12,13 +12,14 @@ from pointsman.values.catalog import Catalog, Problem
 
 
 class FolderStore:
-    """Intents, specialists and rules, the calibration and the difficulty model."""
+    """Intents, specialists and rules, the calibration, the difficulty model and the cascade."""
 
     def __init__(self, settings: Settings, encoder_hash: str) -> None:
         paths = settings.paths
         self.catalogs = file_store(settings)
-        self._learned = LearnedFiles(paths.calibration, paths.difficulty, encoder_hash)
+        self._learned = LearnedFiles(paths.calibration, paths.difficulty, encoder_hash, paths.cascade)
         self._calibration = paths.calibration
+        self._cascade = paths.cascade
         self._encoder_hash = encoder_hash
         self._refuses = settings.routing.stale_calibration == "refuse"
         self._served: Catalog | None = None  # the last one that no stale calibration stood against
@@ -42,6 +43,7 @@ class FolderStore:
         """
         catalog = self.catalogs.load()
         learned, problems = self._learned.load()
+        problems += self._stale_models(catalog, learned)
         why = (
             learned.promise.stale(self._encoder_hash, catalog.exemplar_hash)
             if learned.promise and catalog.intents
@@ -60,3 +62,15 @@ class FolderStore:
         else:
             self._served = catalog
         return replace(catalog, problems=catalog.problems + problems), learned
+
+    def _stale_models(self, catalog: Catalog, learned: Learned) -> tuple[Problem, ...]:
+        """Return the models of answers that other files or prompts made; they are not used."""
+        message = (
+            "stale: fitted on answers of another base, adapter or prompt; run `pointsman cascade fit` again"
+        )
+        return tuple(
+            Problem(self._cascade.name, 0, f"models.{model.specialist}", model.answers_hash[:12], message)
+            for model in (learned.cascade.models if learned.cascade else ())
+            for specialist in [catalog.specialist(model.specialist)]
+            if specialist is not None and specialist.answers_hash != model.answers_hash
+        )

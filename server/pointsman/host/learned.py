@@ -1,11 +1,12 @@
-"""What was learned beside the catalog, from its files: the promise and the difficulty model, at their last good."""
+"""What was learned beside the catalog, from its files, at their last good: promise, difficulty model, cascade."""
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pointsman.catalog.calibration_file import read_calibration
+from pointsman.catalog.cascade_file import read_cascade
 from pointsman.decision.difficulty_file import load as load_difficulty
 from pointsman.errors import ArtifactError, CatalogError
 from pointsman.router.snapshot import Learned
@@ -15,21 +16,30 @@ T = TypeVar("T")
 
 
 class LearnedFiles:
-    """The two files. A file that breaks keeps serving its last good content; one that goes is gone."""
+    """The three files. A file that breaks keeps serving its last good content; one that goes is gone."""
 
-    def __init__(self, calibration: Path, difficulty: Path, encoder_hash: str) -> None:
-        self.paths = [calibration, difficulty]
+    def __init__(
+        self, calibration: Path, difficulty: Path, encoder_hash: str, cascade: Path | None = None
+    ) -> None:
+        self.paths = [calibration, difficulty, *([cascade] if cascade else [])]
         self._promise = _LastGood(calibration, read_calibration)
         self._difficulty = _LastGood(difficulty, lambda path: load_difficulty(path, encoder_hash).difficulty)
+        self._cascade = _LastGood(cascade, read_cascade) if cascade else None
 
     def load(self) -> tuple[Learned, tuple[Problem, ...]]:
         """Return what serves, and what was refused. Reads only a file that changed."""
-        files = (self._promise, self._difficulty)
+        files: list[_LastGood[Any]] = [self._promise, self._difficulty]
+        files += [self._cascade] if self._cascade else []
         for file in files:
             file.look()
-        digest = hashlib.sha256(" ".join(file.digest for file in files).encode()).hexdigest()
+        digest = hashlib.sha256(" ".join(file.digest for file in files if file.digest).encode()).hexdigest()
         there = any(file.digest for file in files)
-        learned = Learned(self._promise.value, self._difficulty.value, digest if there else "")
+        learned = Learned(
+            self._promise.value,
+            self._difficulty.value,
+            digest if there else "",
+            self._cascade.value if self._cascade else None,
+        )
         return learned, tuple(problem for file in files for problem in file.problems)
 
 

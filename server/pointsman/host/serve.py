@@ -15,6 +15,7 @@ from pointsman.embedding.load import load_encoder
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.generation.generator import Generator
+from pointsman.generation.trials import Trials
 from pointsman.host.bundle_store import BundleStore
 from pointsman.host.catalog_manager import CatalogManager, SnapshotBuilder
 from pointsman.host.folder_store import FolderStore
@@ -80,9 +81,12 @@ async def open_core(
         manager = CatalogManager(catalogs, builder, router, pool, metrics, tasks, run_engines=engines)
         await manager.reload()
         metrics.watch(lambda: pool.engines, lambda: worker.waiting)
-        generator = Generator(router, pool, cloud)
+        generator = Generator(router, pool, cloud, settings.cascade, Trials(manager.conclude, tasks))
         yield Core(
-            Recorder(router, generator, metrics, log_prompts=settings.log.prompts), manager, pool, metrics
+            Recorder(router, generator, metrics, log_prompts=settings.log.prompts, cascade=settings.cascade),
+            manager,
+            pool,
+            metrics,
         )
 
 

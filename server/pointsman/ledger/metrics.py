@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from pointsman.errors import ConfigError
 from pointsman.generation.engine_process import EngineProcess
+from pointsman.ledger.shortfalls import Shortfalls
 from pointsman.values.catalog import Catalog, EngineState
 from pointsman.values.decision import Decision, RouteTimings
 from pointsman.values.events import Done
@@ -55,6 +56,12 @@ class Metrics:
         self._cost = Counter("cost", "What the cloud charged.", ["currency"], **labels)
         self._escalations = Counter(
             "escalations", "Answers that moved to another model.", ["reason"], **labels
+        )
+        self._outcomes = Counter(
+            "specialist_answers",
+            "Answers that a specialist began, by how they fell short; `ok` when they did not.",
+            ["specialist", "outcome"],
+            **labels,
         )
         self._exemplars = Gauge("catalog_exemplars", "Exemplars that serve.", **labels)
         self._intents = Gauge("catalog_intents", "Intents that serve.", **labels)
@@ -121,10 +128,43 @@ class Metrics:
         self._problems.set(len(catalog.problems))
         self._reloads.inc()
 
+    def came_out(self, specialist: str, outcome: str) -> None:
+        """Count an answer that a specialist began; an empty outcome is fine."""
+        self._outcomes.labels(specialist, outcome or "ok").inc()
+
+    def watch_shortfalls(self, shortfalls: Shortfalls) -> None:
+        """Read the shares of answers that fall short whenever the metrics are asked for."""
+        self.registry.register(_ShortfallCollector(shortfalls))
+
     def watch(self, engines: Callable[[], list[EngineProcess]], encoder_waiting: Callable[[], int]) -> None:
         """Read engines and encoder whenever the metrics are asked for."""
         self._encoder_waiting.set_function(encoder_waiting)
         self.registry.register(_EngineCollector(engines))
+
+
+class _ShortfallCollector(Collector):
+    """Share and alert of each specialist that answered."""
+
+    def __init__(self, shortfalls: Shortfalls) -> None:
+        self._shortfalls = shortfalls
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the two families."""
+        share = GaugeMetricFamily(
+            "pointsman_specialist_shortfall_share",
+            "Share of the last answers that fell short.",
+            labels=["specialist"],
+        )
+        alert = GaugeMetricFamily(
+            "pointsman_specialist_alert",
+            "1 while that share is above cascade.alert_rate.",
+            labels=["specialist"],
+        )
+        for name, alarmed in self._shortfalls.alerts().items():
+            share.add_metric([name], self._shortfalls.share(name))
+            alert.add_metric([name], float(alarmed))
+        yield share
+        yield alert
 
 
 class _EngineCollector(Collector):
@@ -135,6 +175,12 @@ class _EngineCollector(Collector):
         ("restarts", "Restarts since the engine was registered.", lambda e: e.restarts),
         ("busy_slots", "Answers being made.", lambda e: e.admission.held),
         ("waiting", "Answers waiting for a slot.", lambda e: e.admission.waiting),
+        (
+            "tokens_per_second",
+            "Of all answers, smoothed; 0 before the first.",
+            lambda e: e.admission.tokens_per_s or 0.0,
+        ),
+        ("turns", "Turns that ended because another adapter waited.", lambda e: e.admission.switches),
     )
 
     def __init__(self, engines: Callable[[], list[EngineProcess]]) -> None:

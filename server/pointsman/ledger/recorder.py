@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 
 import structlog
 
-from pointsman.errors import PointsmanError
+from pointsman.errors import BackendDownError, PointsmanError
 from pointsman.generation.generator import Generator
 from pointsman.ledger.metrics import Metrics
+from pointsman.ledger.shortfalls import FINE, Shortfalls
 from pointsman.router.router import Router
-from pointsman.values.decision import Decision, Routed, RouteTimings
-from pointsman.values.events import Done, Escalation, Event
+from pointsman.settings import Cascade as CascadeSettings
+from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
+from pointsman.values.events import Done, Escalation, Event, Shortfall
 from pointsman.values.request import Request
 
 _log = structlog.get_logger()
@@ -20,10 +23,20 @@ _log = structlog.get_logger()
 class Recorder:
     """Answers requests, and notes each: metrics, and one log line. Prompt text only when switched on."""
 
-    def __init__(self, router: Router, generator: Generator, metrics: Metrics, *, log_prompts: bool) -> None:
+    def __init__(
+        self,
+        router: Router,
+        generator: Generator,
+        metrics: Metrics,
+        *,
+        log_prompts: bool,
+        cascade: CascadeSettings = CascadeSettings(),  # noqa: B008 - frozen
+    ) -> None:
         self._router = router
         self._generator = generator
         self._metrics = metrics
+        self._shortfalls = Shortfalls(cascade)
+        metrics.watch_shortfalls(self._shortfalls)
         self._log_prompts = log_prompts
 
     async def route(self, request: Request) -> Routed:
@@ -42,6 +55,7 @@ class Recorder:
         """Decide and answer; see `Generator.generate`."""
         subject = self._subject(request)
         decision: Decision | None = None
+        local = _Local()
         pieces = 0
         outcome = "cancelled"  # unless the answer ends in another way
         try:
@@ -50,18 +64,22 @@ class Recorder:
                     match event:
                         case Routed():
                             decision = event.decision
+                            local.begin(decision)
                             self._metrics.decided(decision, event.timings)
                         case Escalation():
                             decision = event.decision
+                            local.move(event)
                             self._metrics.escalated(decision)
                         case Done():
                             outcome = "ok"
+                            local.end(event)
                             self._note_done(subject, decision, event)
                         case _:
                             pieces += 1
                     yield event
         except PointsmanError as error:
             outcome = "failed"
+            local.fail(error)
             error.noted = True
             decided = _fields(decision) if decision else {}
             _log.warning("generate.failed", **subject, **decided, pieces=pieces, error=str(error))
@@ -70,6 +88,7 @@ class Recorder:
             outcome = "failed"  # the guard logs it
             raise
         finally:
+            self._note_local(local)
             if outcome == "cancelled":
                 decided = _fields(decision) if decision else {}
                 _log.info("generate.cancelled", **subject, **decided, pieces=pieces)
@@ -78,6 +97,12 @@ class Recorder:
         self._metrics.decided(routed.decision, routed.timings)
         subject = self._subject(request)
         _log.info("route.decided", **subject, **_fields(routed.decision), **_times(routed.timings))
+
+    def _note_local(self, local: "_Local") -> None:
+        if local.specialist is not None and local.outcome is not None:
+            self._metrics.came_out(local.specialist, local.outcome)
+            if local.outcome != Shortfall.DEADLINE:  # that is the load's fault
+                self._shortfalls.note(local.specialist, local.outcome)
 
     def _note_done(self, subject: dict[str, object], decision: Decision | None, done: Done) -> None:
         assert decision is not None  # noqa: S101 - the decision comes first
@@ -95,6 +120,8 @@ class Recorder:
             completion_tokens=done.usage.completion_tokens,
             finish=str(done.finish_reason),
             cost=done.cost.amount if done.cost else None,
+            confidence=None if done.confidence is None else round(done.confidence, 4),
+            shortfall=str(done.shortfall) if done.shortfall else None,
         )
 
     def _subject(self, request: Request) -> dict[str, object]:
@@ -102,6 +129,30 @@ class Recorder:
         if self._log_prompts:
             subject["prompt"] = request.prompt
         return subject
+
+
+@dataclass(slots=True)
+class _Local:
+    """How an answer went that a specialist began. `outcome` is None while it is open, empty when it is fine."""
+
+    specialist: str | None = None
+    outcome: str | None = None
+
+    def begin(self, decision: Decision) -> None:
+        self.specialist = decision.specialist
+
+    def move(self, event: Escalation) -> None:
+        if self.specialist is None:  # the cloud was down; the general specialist begins
+            self.specialist = event.decision.specialist
+        elif event.shortfall is not None and event.decision.reason is not Reason.REPAIRED:
+            self.outcome = str(event.shortfall)
+
+    def end(self, done: Done) -> None:
+        self.outcome = self.outcome or str(done.shortfall or FINE)
+
+    def fail(self, error: PointsmanError) -> None:
+        if isinstance(error, BackendDownError) and self.outcome is None:
+            self.outcome = "failed"
 
 
 def _fields(decision: Decision) -> dict[str, object]:

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pointsman.catalog.file_model import MAX_TEXT
 from pointsman.catalog.files import dump, shown, validate
-from pointsman.catalog.schema import MAX_TEXT, IntentFile, normalise
+from pointsman.catalog.schema import IntentFile, normalise
 from pointsman.catalog.store import FileStore
 from pointsman.catalog.yaml_document import YamlError, parse
 from pointsman.errors import CatalogError

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from pointsman.catalog.file_model import Text
 from pointsman.catalog.files import read_document, validate
-from pointsman.catalog.schema import Text
 from pointsman.decision.cross_fit import FOLDS, folds_of
 from pointsman.embedding.encoder import Rows
 

@@ -19,6 +19,7 @@ from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.router.leaning import Leaning, fit_leaning, read_phrases
 from pointsman.settings import Routing
+from pointsman.values.cascade import Cascade
 from pointsman.values.catalog import CLOUD, Catalog
 from pointsman.values.decision import Evidence, Hardness, IntentScore, Neighbor
 from pointsman.values.promise import Promise
@@ -29,11 +30,12 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What was learned beside the catalog; each None where there is none. `digest` identifies both."""
+    """What was learned beside the catalog; each None where there is none. `digest` identifies all of it."""
 
     promise: Promise | None = None
     difficulty: Difficulty | None = None
     digest: str = ""
+    cascade: Cascade | None = None
 
 
 NOTHING_LEARNED = Learned()
@@ -128,6 +130,11 @@ class Snapshot:
     def catalog(self) -> Catalog:
         """The catalog that this was built from."""
         return self.setup.catalog
+
+    @property
+    def cascade(self) -> Cascade | None:
+        """How sure local answers must be to stand; None where nothing was fitted."""
+        return self.matcher.learned.cascade if self.matcher else None
 
     @property
     def version(self) -> str:

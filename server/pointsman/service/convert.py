@@ -62,6 +62,7 @@ def request_of(
         session_id=message.session_id,
         caller=caller,
         budget_s=budget_s,
+        hold_back=isinstance(message, pb.GenerateRequest) and message.hold_back,
     )
 
 
@@ -206,4 +207,6 @@ def _done_message(done: Done) -> pb.Done:
             total_ms=done.timings.total_ms,
         ),
         cost=None if done.cost is None else pb.Cost(currency=done.cost.currency, amount=done.cost.amount),
+        confidence=done.confidence,
+        low_confidence=done.shortfall is not None,
     )

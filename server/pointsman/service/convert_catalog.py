@@ -7,9 +7,11 @@ from pointsman.values.catalog import (
     Adapter,
     Artifact,
     Catalog,
+    EngineFigures,
     EngineState,
     FewShot,
     Intent,
+    Output,
     Problem,
     Specialist,
     SpecialistStatus,
@@ -72,6 +74,21 @@ def specialist_of(message: pb.Specialist) -> Specialist:
         stop=tuple(message.stop),
         engine=message.engine or defaults.engine,
         task_types=tuple(message.task_types),
+        output=_output_of(message.output),
+        history_turns=message.history_turns if message.HasField("history_turns") else None,
+        cascade=message.cascade if message.HasField("cascade") else defaults.cascade,
+    )
+
+
+def _output_of(message: pb.Output) -> Output:
+    defaults = Output()
+    return Output(
+        format=message.format or defaults.format,
+        schema=message.json_schema,
+        pattern=message.pattern,
+        choices=tuple(message.choices),
+        grammar=message.grammar,
+        constrained=message.constrained or defaults.constrained,
     )
 
 
@@ -93,6 +110,22 @@ def specialist_message(specialist: Specialist) -> pb.Specialist:
         stop=specialist.stop,
         engine=specialist.engine,
         task_types=specialist.task_types,
+        output=_output_message(specialist.output),
+        history_turns=specialist.history_turns,
+        cascade=specialist.cascade,
+    )
+
+
+def _output_message(output: Output) -> pb.Output | None:
+    if output == Output():
+        return None
+    return pb.Output(
+        format=output.format,
+        json_schema=output.schema,
+        pattern=output.pattern,
+        choices=output.choices,
+        grammar=output.grammar,
+        constrained=output.constrained,
     )
 
 
@@ -103,6 +136,8 @@ def status_message(status: SpecialistStatus, catalog: Catalog) -> pb.SpecialistS
         engine_state=ENGINE_STATES[status.state],
         intents=[i.name for i in catalog.intents if i.target == status.specialist.name],
         error=status.error,
+        loaded=status.loaded,
+        figures=_figures_message(status.figures) if status.figures else None,
     )
 
 
@@ -117,6 +152,18 @@ def health_message(catalog: Catalog, version: str) -> pb.CatalogHealth:
         intents=len(catalog.intents),
         exemplars=sum(len(intent.exemplars) for intent in catalog.intents),
         specialists=len(catalog.specialists),
+    )
+
+
+def _figures_message(figures: EngineFigures) -> pb.EngineFigures:
+    return pb.EngineFigures(
+        engine=figures.engine,
+        resident_bytes=figures.resident_bytes,
+        slots=figures.slots,
+        busy_slots=figures.busy_slots,
+        waiting=figures.waiting,
+        tokens_per_s=figures.tokens_per_s,
+        hit_rate=figures.hit_rate,
     )
 
 

@@ -17,6 +17,7 @@ from pointsman.errors import (
     BackendDownError,
     CatalogError,
     ConfigError,
+    DeadlineError,
     InvalidRequestError,
     NoRouteError,
     OverloadedError,
@@ -39,6 +40,7 @@ CODES: dict[type[PointsmanError], grpc.StatusCode] = {
     ArtifactError: grpc.StatusCode.FAILED_PRECONDITION,
     NoRouteError: grpc.StatusCode.FAILED_PRECONDITION,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     BackendDownError: grpc.StatusCode.UNAVAILABLE,
 }
 

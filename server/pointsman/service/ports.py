@@ -30,7 +30,7 @@ class CatalogPort(Protocol):
     def version(self) -> str:
         """Its version."""
 
-    def statuses(self) -> list[SpecialistStatus]:
+    async def statuses(self) -> list[SpecialistStatus]:
         """How each specialist is doing."""
 
     async def put_intent(self, intent: Intent) -> str:

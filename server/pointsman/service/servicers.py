@@ -80,7 +80,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         del request, context
         catalog = self._catalogs.catalog
         return catalog_pb2.ListSpecialistsResponse(
-            specialists=[status_message(status, catalog) for status in self._catalogs.statuses()],
+            specialists=[status_message(status, catalog) for status in await self._catalogs.statuses()],
             health=self._health(),
         )
 

@@ -135,8 +135,24 @@ class SamplingDefaults(_message.Message):
     top_p: float
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ...) -> None: ...
 
+class Output(_message.Message):
+    __slots__ = ("format", "json_schema", "pattern", "choices", "grammar", "constrained")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    JSON_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    CONSTRAINED_FIELD_NUMBER: _ClassVar[int]
+    format: str
+    json_schema: str
+    pattern: str
+    choices: _containers.RepeatedScalarFieldContainer[str]
+    grammar: str
+    constrained: str
+    def __init__(self, format: _Optional[str] = ..., json_schema: _Optional[str] = ..., pattern: _Optional[str] = ..., choices: _Optional[_Iterable[str]] = ..., grammar: _Optional[str] = ..., constrained: _Optional[str] = ...) -> None: ...
+
 class Specialist(_message.Message):
-    __slots__ = ("name", "description", "base", "adapter", "system_prompt", "few_shot", "context_tokens", "max_output_tokens", "sampling", "stop", "engine", "task_types")
+    __slots__ = ("name", "description", "base", "adapter", "system_prompt", "few_shot", "context_tokens", "max_output_tokens", "sampling", "stop", "engine", "task_types", "output", "history_turns", "cascade")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +165,9 @@ class Specialist(_message.Message):
     STOP_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     TASK_TYPES_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TURNS_FIELD_NUMBER: _ClassVar[int]
+    CASCADE_FIELD_NUMBER: _ClassVar[int]
     name: str
     description: str
     base: Artifact
@@ -161,19 +180,44 @@ class Specialist(_message.Message):
     stop: _containers.RepeatedScalarFieldContainer[str]
     engine: str
     task_types: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., base: _Optional[_Union[Artifact, _Mapping]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., system_prompt: _Optional[str] = ..., few_shot: _Optional[_Iterable[_Union[FewShotExample, _Mapping]]] = ..., context_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingDefaults, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., task_types: _Optional[_Iterable[str]] = ...) -> None: ...
+    output: Output
+    history_turns: int
+    cascade: bool
+    def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., base: _Optional[_Union[Artifact, _Mapping]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., system_prompt: _Optional[str] = ..., few_shot: _Optional[_Iterable[_Union[FewShotExample, _Mapping]]] = ..., context_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingDefaults, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., task_types: _Optional[_Iterable[str]] = ..., output: _Optional[_Union[Output, _Mapping]] = ..., history_turns: _Optional[int] = ..., cascade: _Optional[bool] = ...) -> None: ...
 
 class SpecialistStatus(_message.Message):
-    __slots__ = ("specialist", "engine_state", "intents", "error")
+    __slots__ = ("specialist", "engine_state", "intents", "error", "loaded", "figures")
     SPECIALIST_FIELD_NUMBER: _ClassVar[int]
     ENGINE_STATE_FIELD_NUMBER: _ClassVar[int]
     INTENTS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    LOADED_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
     specialist: Specialist
     engine_state: EngineState
     intents: _containers.RepeatedScalarFieldContainer[str]
     error: str
-    def __init__(self, specialist: _Optional[_Union[Specialist, _Mapping]] = ..., engine_state: _Optional[_Union[EngineState, str]] = ..., intents: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ...) -> None: ...
+    loaded: bool
+    figures: EngineFigures
+    def __init__(self, specialist: _Optional[_Union[Specialist, _Mapping]] = ..., engine_state: _Optional[_Union[EngineState, str]] = ..., intents: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., loaded: _Optional[bool] = ..., figures: _Optional[_Union[EngineFigures, _Mapping]] = ...) -> None: ...
+
+class EngineFigures(_message.Message):
+    __slots__ = ("engine", "resident_bytes", "slots", "busy_slots", "waiting", "tokens_per_s", "hit_rate")
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    BUSY_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_PER_S_FIELD_NUMBER: _ClassVar[int]
+    HIT_RATE_FIELD_NUMBER: _ClassVar[int]
+    engine: str
+    resident_bytes: int
+    slots: int
+    busy_slots: int
+    waiting: int
+    tokens_per_s: float
+    hit_rate: float
+    def __init__(self, engine: _Optional[str] = ..., resident_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., busy_slots: _Optional[int] = ..., waiting: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., hit_rate: _Optional[float] = ...) -> None: ...
 
 class ListSpecialistsRequest(_message.Message):
     __slots__ = ()

@@ -36,6 +36,9 @@ class DecisionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DECISION_REASON_RULE: _ClassVar[DecisionReason]
     DECISION_REASON_DIFFICULTY: _ClassVar[DecisionReason]
     DECISION_REASON_FOLLOW_UP: _ClassVar[DecisionReason]
+    DECISION_REASON_ESCALATED: _ClassVar[DecisionReason]
+    DECISION_REASON_REPAIRED: _ClassVar[DecisionReason]
+    DECISION_REASON_DRAFT_STANDS: _ClassVar[DecisionReason]
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -64,6 +67,9 @@ DECISION_REASON_LOW_CONFIDENCE: DecisionReason
 DECISION_REASON_RULE: DecisionReason
 DECISION_REASON_DIFFICULTY: DecisionReason
 DECISION_REASON_FOLLOW_UP: DecisionReason
+DECISION_REASON_ESCALATED: DecisionReason
+DECISION_REASON_REPAIRED: DecisionReason
+DECISION_REASON_DRAFT_STANDS: DecisionReason
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
@@ -202,16 +208,18 @@ class Sampling(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., max_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., logprobs: _Optional[bool] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("messages", "constraints", "sampling", "session_id")
+    __slots__ = ("messages", "constraints", "sampling", "session_id", "hold_back")
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    HOLD_BACK_FIELD_NUMBER: _ClassVar[int]
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     constraints: Constraints
     sampling: Sampling
     session_id: str
-    def __init__(self, messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., constraints: _Optional[_Union[Constraints, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., session_id: _Optional[str] = ...) -> None: ...
+    hold_back: bool
+    def __init__(self, messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., constraints: _Optional[_Union[Constraints, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., session_id: _Optional[str] = ..., hold_back: _Optional[bool] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
     __slots__ = ("decision", "token", "escalation", "done")
@@ -274,13 +282,17 @@ class Cost(_message.Message):
     def __init__(self, currency: _Optional[str] = ..., amount: _Optional[float] = ...) -> None: ...
 
 class Done(_message.Message):
-    __slots__ = ("finish_reason", "usage", "timings", "cost")
+    __slots__ = ("finish_reason", "usage", "timings", "cost", "confidence", "low_confidence")
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    LOW_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     finish_reason: FinishReason
     usage: Usage
     timings: GenerateTimings
     cost: Cost
-    def __init__(self, finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., timings: _Optional[_Union[GenerateTimings, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
+    confidence: float
+    low_confidence: bool
+    def __init__(self, finish_reason: _Optional[_Union[FinishReason, str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., timings: _Optional[_Union[GenerateTimings, _Mapping]] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., confidence: _Optional[float] = ..., low_confidence: _Optional[bool] = ...) -> None: ...

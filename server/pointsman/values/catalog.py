@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from pointsman.values.rollout import Past, Stage, Tally
+
 CLOUD = "cloud"
 MID = "mid"
 """The two targets that are not specialists: the cloud, and what `routing.mid` names."""
@@ -73,8 +75,37 @@ class FewShot:
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """What the answers of a specialist must look like.
+
+    format: `text`, `json`, `regex` or `choice`
+    schema: JSON Schema as JSON text; empty: any JSON
+    pattern: what a whole answer must match
+    choices: the only answers there are
+    grammar: GBNF for constrained decoding, where format alone gives none
+    constrained: when decoding is constrained: `always`, for a `repair` of an answer that broke the format,
+        or `never`
+    """
+
+    format: str = "text"
+    schema: str = ""
+    pattern: str = ""
+    choices: tuple[str, ...] = ()
+    grammar: str = ""
+    constrained: str = "repair"
+
+
+FREE_TEXT = Output()
+
+
+@dataclass(frozen=True, slots=True)
 class Specialist:
-    """A local model with its prompt. `engine` is `llama_cpp` or `ctransformers`."""
+    """A local model with its prompt. `engine` is `llama_cpp` or `ctransformers`.
+
+    output: what its answers must look like
+    history_turns: user turns before the last one that it is shown; None: all that fit
+    cascade: whether answers that look wrong may move to the cloud
+    """
 
     name: str
     base: Artifact
@@ -89,11 +120,22 @@ class Specialist:
     stop: tuple[str, ...] = ()
     engine: str = "llama_cpp"
     task_types: tuple[str, ...] = ()
+    output: Output = FREE_TEXT
+    history_turns: int | None = None
+    cascade: bool = True
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
         """Its model files."""
         return (self.base, self.adapter.artifact) if self.adapter else (self.base,)
+
+    @property
+    def answers_hash(self) -> str:
+        """sha256 over what its answers, and how sure it is of them, depend on: model files, prompt, examples."""
+        adapter = [self.adapter.artifact.sha256, self.adapter.scale] if self.adapter else []
+        shots = [[shot.user, shot.assistant] for shot in self.few_shot]
+        content = [self.engine, self.base.sha256, adapter, self.system_prompt, shots]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +190,61 @@ class EngineState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class EngineFigures:
+    """How busy an engine is, and how a specialist fares in it. None is not known, or not yet.
+
+    resident_bytes: of the engine's process; pages shared with other processes are counted in part
+    busy_slots: answers being made; waiting: requests that have not been begun
+    tokens_per_s: smoothed, of all answers together
+    hit_rate: share of the prompt tokens of this adapter that were in a cache
+    """
+
+    engine: str
+    resident_bytes: int | None
+    slots: int
+    busy_slots: int
+    waiting: int
+    tokens_per_s: float | None
+    hit_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class SpecialistStatus:
-    """How a specialist is doing; `error` is empty when it is well."""
+    """How a specialist is doing; `error` is empty when it is well.
+
+    loaded: whether its adapter is in the engine; one that is not is loaded when it is asked for
+    """
 
     specialist: Specialist
     state: EngineState
     error: str = ""
+    loaded: bool = True
+    figures: EngineFigures | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A candidate beside the specialist `name`.
+
+    candidate: the new version; its own name is `name` with a mark, so that engines tell the two apart
+    share: of requests that are compared in shadow, and answered by the candidate as a canary
+    bound: the drop in the share of successes from which the candidate goes
+    answers: of the candidate that each stage needs
+    past: the stages before this one
+    """
+
+    name: str
+    candidate: Specialist
+    stage: Stage = Stage.SHADOW
+    share: float = 0.1
+    bound: float = 0.05
+    answers: int = 50
+    past: tuple[Past, ...] = field(default=())
+
+    @property
+    def baseline(self) -> Tally:
+        """What the live version showed in the stages before this one."""
+        return next((past.live for past in reversed(self.past) if past.live.answers), Tally())
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +255,16 @@ class Catalog:
     specialists: tuple[Specialist, ...] = ()
     problems: tuple[Problem, ...] = ()
     rules: tuple[Rule, ...] = ()
+    rollouts: tuple[Rollout, ...] = ()
     loaded_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def specialist(self, name: str) -> Specialist | None:
         """Return the specialist of that name, or None."""
         return next((s for s in self.specialists if s.name == name), None)
+
+    def rollout(self, name: str) -> Rollout | None:
+        """Return what is on its way into the place of the specialist of that name, or None."""
+        return next((r for r in self.rollouts if r.name == name), None)
 
     @property
     def exemplar_hash(self) -> str:
@@ -184,4 +280,6 @@ class Catalog:
             "specialists": [asdict(specialist) for specialist in self.specialists],
             "rules": [asdict(rule) for rule in self.rules],
         }
+        if self.rollouts:
+            content["rollouts"] = [asdict(rollout) for rollout in self.rollouts]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

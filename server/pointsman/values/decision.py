@@ -21,6 +21,9 @@ class Reason(StrEnum):
     RULE = "rule"
     DIFFICULTY = "difficulty"
     FOLLOW_UP = "follow_up"
+    ESCALATED = "escalated"
+    REPAIRED = "repaired"
+    DRAFT_STANDS = "draft_stands"
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,13 +39,27 @@ class Finished:
     usage: Usage
 
 
+class Shortfall(StrEnum):
+    """What a local answer fell short in."""
+
+    INVALID = "invalid"  # breaks the format of its specialist
+    REPETITION = "repetition"
+    REFUSAL = "refusal"
+    LOW_CONFIDENCE = "low_confidence"
+    DEADLINE = "deadline"  # could not be made in time; not the specialist's fault
+
+
 @dataclass(frozen=True, slots=True)
 class Escalation:
-    """The answer moves to another model; characters from `retract_from` on are withdrawn."""
+    """The answer moves to another model, or is made anew; characters from `retract_from` on are withdrawn.
+
+    shortfall: what the local answer fell short in; None when none did
+    """
 
     decision: Decision
     retract_from: int
     explanation: str
+    shortfall: Shortfall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +82,18 @@ class GenerateTimings:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The last event of an answer that ended well."""
+    """The last event of an answer that ended well.
+
+    confidence: calibrated probability that the local answer is right; None when it was not judged
+    shortfall: why the answer stands although it looks wrong; None when it does not
+    """
 
     finish_reason: FinishReason
     usage: Usage
     timings: GenerateTimings
     cost: Cost | None = None
+    confidence: float | None = None
+    shortfall: Shortfall | None = None
 
 
 Event = Routed | Token | Escalation | Done

@@ -61,6 +61,7 @@ class Request:
     session_id: of the caller's choice; empty when the messages alone are the conversation
     caller: who asks; empty when nobody said
     budget_s: seconds that the caller will wait; None without a deadline
+    hold_back: whether tokens wait until the local answer is sure enough
     """
 
     messages: tuple[Message, ...]
@@ -70,6 +71,7 @@ class Request:
     session_id: str = ""
     caller: str = ""
     budget_s: float | None = None
+    hold_back: bool = False
 
     @property
     def prompt(self) -> str:

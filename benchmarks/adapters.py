@@ -1,0 +1,379 @@
+"""Many adapters on one base: throughput, waits, memory, the cost of a switch, and of a cancelled answer.
+
+    python benchmarks/adapters.py          # alone on the machine
+
+Eight LoRA adapters of random numbers (rank 16, all attention and MLP weights) over the shipped base, asked over
+gRPC of a `pointsman serve` of its own process. The merged models are eight files: the
+value projections of the base dequantised, those of an adapter added, and quantised as they were. A cancelled answer is timed at the engine's own list of slots.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import httpx2
+import numpy as np
+import yaml
+from rich.progress import Progress
+
+import report
+from pointsman import AsyncClient
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.catalog.store import FileStore
+from pointsman.client import constraints
+from pointsman.generation.backend import Question
+from pointsman.generation.engine_process import EngineProcess, EngineSpec
+from pointsman.settings import load
+from pointsman.v1 import router_pb2
+from pointsman.values.catalog import Artifact
+from pointsman.values.request import Message, Role
+
+ROOT = Path(__file__).parent.parent
+ADAPTERS, CLIENTS, RANK, ALPHA = 8, 8, 16, 32.0
+CONTEXT = 1024
+LAYERS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down", "ffn_gate")
+SUBJECTS = (
+    "a lighthouse", "a night train", "a lost key", "an old bridge", "a market", "a snowstorm", "a violin", "a map",
+)  # fmt: skip
+
+
+@dataclass
+class Answer:
+    ttft_s: float
+    seconds: float
+    tokens: int
+    gaps_s: list[float]
+
+
+def deltas(base: Path, seed: int):
+    """Yield (weight name, A (rank, inputs), B (outputs, rank)) of one adapter."""
+    draw = np.random.default_rng(seed)
+    for tensor in gguf.GGUFReader(base).tensors:
+        if tensor.name.removesuffix(".weight").rpartition(".")[2] in LAYERS:
+            inputs, outputs = (int(size) for size in tensor.shape)
+            a = draw.normal(size=(RANK, inputs)) / np.sqrt(inputs)
+            b = draw.normal(size=(outputs, RANK)) * 0.05 / np.sqrt(RANK)
+            yield tensor.name, a.astype(np.float16), b.astype(np.float16)
+
+
+def finish(writer: gguf.GGUFWriter, path: Path) -> str:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_adapter(path: Path, base: Path, seed: int) -> str:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", ALPHA)
+    for name, a, b in deltas(base, seed):
+        writer.add_tensor(f"{name}.lora_a", a)
+        writer.add_tensor(f"{name}.lora_b", b)
+    return finish(writer, path)
+
+
+def write_merged(path: Path, base: Path, seed: int) -> str:
+    """Write the base with an adapter added to its weights, each quantised as before."""
+    reader = gguf.GGUFReader(base)
+    writer = gguf.GGUFWriter(path, "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+            inner = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inner)
+    added = {
+        name: (ALPHA / RANK) * (b.astype(np.float32) @ a.astype(np.float32))
+        for name, a, b in deltas(base, seed)
+        if "attn_v" in name  # memory depends on the shapes, and quantising takes its time
+    }
+    for tensor in reader.tensors:
+        data = tensor.data
+        if tensor.name in added:
+            weights = gguf.quants.dequantize(tensor.data, tensor.tensor_type) + added[tensor.name]
+            data = gguf.quants.quantize(weights.astype(np.float32), tensor.tensor_type)
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
+    return finish(writer, path)
+
+
+def write_specialist(folder: Path, number: int, base: dict, adapter: dict | None) -> None:
+    # A prompt of some length, so that it matters whether it is found in the cache.
+    rules = " ".join(
+        f"Rule {i} of house {number}: answer in the manner of number {i + number}." for i in range(6)
+    )
+    fields = {
+        "name": f"s{number}", "base": base, "system_prompt": f"You tell short tales. {rules}",
+        "context_tokens": CONTEXT, "max_output_tokens": 256,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"s{number}.yaml").write_text(
+        yaml.safe_dump(fields | ({"adapter": adapter} if adapter else {}))
+    )
+
+
+@contextmanager
+def served(folder: Path, scratch: Path):
+    log = scratch / f"{folder.name}.log"
+    environment = os.environ | {
+        "POINTSMAN_PATHS__INTENTS": str(scratch / "no-intents"),
+        "POINTSMAN_PATHS__SPECIALISTS": str(folder),
+        "POINTSMAN_PATHS__MODELS": str(scratch / "models"),
+        "POINTSMAN_ROUTING__GENERAL_SPECIALIST": "s0",
+        "POINTSMAN_SERVER__ADDRESS": "127.0.0.1:0",
+        "POINTSMAN_SERVER__METRICS_ADDRESS": "",
+        "POINTSMAN_LOG__FORMAT": "json",
+    }
+    (scratch / "no-intents").mkdir(exist_ok=True)
+    with log.open("w") as sink:
+        process = subprocess.Popen([sys.executable, "-m", "pointsman", "serve"], env=environment, stderr=sink)
+    try:
+        while not (ready := [line for line in log.read_text().splitlines() if '"server.ready"' in line]):
+            if process.poll() is not None:
+                raise SystemExit(log.read_text())
+            time.sleep(0.1)
+        yield f"127.0.0.1:{json.loads(ready[0])['port']}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def ask(client: AsyncClient, number: int, subject: str, tokens: int) -> Answer:
+    sampling = router_pb2.Sampling(temperature=0, max_tokens=tokens)
+    begun, times, count = time.perf_counter(), [], 0
+    prompt = f"Tell a very long and detailed tale about {subject}, its people and its weather."
+    async for event in client.generate(prompt, constraints(specialist=f"s{number}"), sampling):
+        kind = event.WhichOneof("event")
+        if kind == "token":
+            times.append(time.perf_counter())
+        elif kind == "done":
+            count = event.done.usage.completion_tokens
+    ended = time.perf_counter()
+    return Answer(times[0] - begun if times else ended - begun, ended - begun, count, list(np.diff(times)))
+
+
+async def throughput(client: AsyncClient, adapters: int, seconds: float, tokens: int, seed: int) -> float:
+    """Return tokens a second of eight clients that each ask one of `adapters` at random, again and again."""
+    begun, made = time.perf_counter(), 0
+    until = begun + seconds
+
+    async def one(number: int) -> None:
+        nonlocal made
+        draw = random.Random(f"{seed} {number}")
+        while time.perf_counter() < until:
+            answer = await ask(client, draw.randrange(adapters), draw.choice(SUBJECTS), tokens)
+            made += answer.tokens
+
+    await asyncio.gather(*(one(number) for number in range(CLIENTS)))
+    return made / (time.perf_counter() - begun)
+
+
+async def lone(client: AsyncClient, requests: int, tokens: int) -> list[float]:
+    """Return the times to first token of a lone client of s1 while six clients keep s0 busy."""
+    draw = random.Random(7)
+    over = asyncio.Event()
+
+    async def steady() -> None:
+        while not over.is_set():
+            await ask(client, 0, draw.choice(SUBJECTS), tokens)
+
+    streams = [asyncio.create_task(steady()) for _ in range(6)]
+    await asyncio.sleep(2)
+    found = []
+    for _ in range(requests):
+        found.append((await ask(client, 1, draw.choice(SUBJECTS), 8)).ttft_s)
+        await asyncio.sleep(draw.uniform(0, 3))
+    over.set()
+    await asyncio.gather(*streams)
+    return found
+
+
+async def switching(client: AsyncClient, rounds: int) -> tuple[float, float, float]:
+    """Return the median time to first token of one client on one adapter, alternating, and a decode step."""
+    same, other, steps = [], [], []
+    for _ in range(2):
+        for number in (0, 1):
+            await ask(client, number, SUBJECTS[0], 8)
+    for _ in range(rounds):
+        for number in (0, 0):
+            answer = await ask(client, number, SUBJECTS[0], 8)
+        same.append(answer.ttft_s)
+        steps += answer.gaps_s
+        await ask(client, 1, SUBJECTS[0], 8)
+        other.append((await ask(client, 0, SUBJECTS[0], 8)).ttft_s)
+    return float(np.median(same)), float(np.median(other)), float(np.median(steps))
+
+
+async def resident(client: AsyncClient) -> int:
+    """Return the bytes that all engines hold, each once, after one answer of each specialist."""
+    for number in range(ADAPTERS):
+        await ask(client, number, SUBJECTS[0], 4)
+    listed = (await client.list_specialists()).specialists
+    by_engine = {
+        (s.figures.engine, s.specialist.base.sha256): s.figures.resident_bytes
+        for s in listed
+        if s.HasField("figures")
+    }
+    return sum(by_engine.values())
+
+
+async def cancelling(base: Path, adapters: list[Path], times: int) -> tuple[list[float], float]:
+    """Return the seconds from closing a stream to its slot being free, and a decode step."""
+    settings = load().engine
+    spec = EngineSpec("llama_cpp", base, tuple(adapters), CONTEXT, settings.slots, settings.threads)
+    engine = EngineProcess(spec, settings)
+    question = Question(
+        (Message(Role.USER, "Tell a very long tale about a map."),),
+        200,
+        0.0,
+        1.0,
+        adapters=(1.0,) + (0.0,) * 7,
+    )
+    found, steps = [], []
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(engine.run())
+        await engine.settled()
+        keys = {"Authorization": f"Bearer {engine._key}"}
+        async with httpx2.AsyncClient(base_url=engine.url, headers=keys, trust_env=False) as http:
+            for i in range(times):
+                seen = []
+                async with (
+                    engine.admission.place("a", 200) as place,
+                    aclosing(engine.stream(question, place)) as stream,
+                ):
+                    async for _ in stream:
+                        seen.append(time.perf_counter())
+                        if len(seen) == 12 + i % 5:
+                            break
+                    await asyncio.sleep(random.Random(i).random() * 0.02)
+                    closed = time.perf_counter()
+                while any(slot["is_processing"] for slot in (await http.get("/slots")).json()):
+                    pass
+                found.append(time.perf_counter() - closed)
+                steps += list(np.diff(seen))
+        engine.stop()
+    return found, float(np.median(steps))
+
+
+async def run(
+    arguments: argparse.Namespace, scratch: Path, base: Path, shared: dict, progress: Progress
+) -> dict:
+    task = progress.add_task("adapters", total=arguments.rounds * 4 + 6)
+    one, merged = scratch / "one-base", scratch / "merged"
+    for number in range(ADAPTERS):
+        one.mkdir(exist_ok=True)
+        sha256 = write_adapter(one / f"a{number}.gguf", base, number)
+        write_specialist(one, number, shared, {"uri": f"file:a{number}.gguf", "sha256": sha256})
+    progress.advance(task)
+    figures: dict = {"rates": {n: [] for n in (1, 2, 4, 8)}}
+    with served(one, scratch) as address:
+        async with AsyncClient(address, timeout_s=600) as client:
+            figures["one base"] = await resident(client)
+            for number in range(arguments.rounds):
+                order = (1, 2, 4, 8) if number % 2 else (8, 4, 2, 1)
+                for adapters in order:
+                    rate = await throughput(client, adapters, arguments.seconds, arguments.tokens, number)
+                    figures["rates"][adapters].append(rate)
+                    progress.advance(task)
+            figures["lone"] = await lone(client, arguments.requests, arguments.long_tokens)
+            progress.advance(task)
+            figures["switch"] = await switching(client, arguments.switches)
+            progress.advance(task)
+    figures["cancel"] = await cancelling(
+        base, [one / f"a{n}.gguf" for n in range(ADAPTERS)], arguments.cancels
+    )
+    progress.advance(task)
+    if arguments.merged:
+        for number in range(ADAPTERS):
+            merged.mkdir(exist_ok=True)
+            sha256 = write_merged(merged / f"m{number}.gguf", base, number)
+            write_specialist(merged, number, {"uri": f"file:m{number}.gguf", "sha256": sha256}, None)
+        progress.advance(task)
+        with served(merged, scratch) as address:
+            async with AsyncClient(address, timeout_s=600) as client:
+                figures["merged"] = await resident(client)
+        progress.advance(task)
+    return figures
+
+
+def body_of(figures: dict, arguments: argparse.Namespace) -> str:
+    settings = load().engine
+    single = report.percentile(figures["rates"][1], 50)
+    rates = []
+    for adapters, found in figures["rates"].items():
+        rate = report.percentile(found, 50)
+        rates.append([str(adapters), f"{rate:.1f}", f"{rate / single:.2f}"])
+    same, other, step = figures["switch"]
+    freed, cancel_step = figures["cancel"]
+    memory = figures.get("merged")
+    rows = [
+        ["tokens/s with 8 adapters to one adapter", rates[-1][2], "≥ 0.8"],
+        [f"TTFT p50 of a lone request for B under a steady stream for A, s (n = {len(figures['lone'])})",
+         f"{report.percentile(figures['lone'], 50):.2f}", ""],
+        ["TTFT p99 of the same, s", f"{report.percentile(figures['lone'], 99):.2f}", "≤ 2.5"],
+        ["resident memory of 8 adapters on one base, MiB", f"{figures['one base'] / 2**20:.0f}", ""],
+        ["resident memory of 8 merged models, MiB", f"{memory / 2**20:.0f}" if memory else report.NOTHING, ""],
+        ["the one to the other", f"{figures['one base'] / memory:.2f}" if memory else report.NOTHING, "≤ 0.25"],
+        ["decode step, ms", f"{step * 1e3:.1f}", ""],
+        ["switch between two adapters, one client, ms of TTFT", f"{(other - same) * 1e3:.1f}", f"≤ {step * 1e3:.1f}"],
+        ["cancelled stream: slot free after, p50, ms", f"{report.percentile(freed, 50) * 1e3:.0f}", ""],
+        ["cancelled stream: slot free after, p99, ms", f"{report.percentile(freed, 99) * 1e3:.0f}",
+         f"≤ {cancel_step * 1e3 + 20:.0f}"],
+    ]  # fmt: skip
+    return (
+        f"{report.versions('pointsman', 'grpcio', 'xllamacpp')}; SmolLM2-135M-Instruct Q4_1, {ADAPTERS} adapters of "
+        f"rank {RANK} over all attention and MLP weights, random numbers; {settings.threads} engine thread(s), "
+        f"{settings.slots} slots and up to {settings.spare_slots} spare ones of {CONTEXT} tokens, "
+        f"adapter_turn_s {settings.adapter_turn_s:g}.\n{CLIENTS} clients ask again as soon as they are answered, each "
+        f"time one of the adapters at random; answers of up to {arguments.tokens} tokens, under A of up to "
+        f"{arguments.long_tokens}; {arguments.rounds} round(s) of {arguments.seconds:g} s, medians. The merged models "
+        "are eight base files, each with the value projections of an adapter merged in, one engine each with the same "
+        "slots.\n\n"
+        + report.table(["adapters asked", "tokens/s", "to one adapter"], rates)
+        + "\n\n"
+        + report.table(["", "measured", "aim"], rows)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60, help="of each load")
+    parser.add_argument("--tokens", type=int, default=64, help="longest answer of the mixed load")
+    parser.add_argument("--long-tokens", type=int, default=256, help="longest answer of the steady stream")
+    parser.add_argument("--requests", type=int, default=100, help="of the lone client")
+    parser.add_argument("--switches", type=int, default=40)
+    parser.add_argument("--cancels", type=int, default=40)
+    parser.add_argument("--merged", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "adapters.md")
+    arguments = parser.parse_args()
+    specialists = FileStore(ROOT / "intents", ROOT / "specialists").load().specialists
+    artifact: Artifact = next(s for s in specialists if s.name == "general").base
+    base = ArtifactStore(load().paths.models, ROOT / "specialists").fetch(artifact)
+    with tempfile.TemporaryDirectory() as name, Progress() as progress:
+        scratch = Path(name)
+        own = scratch / "models" / artifact.sha256
+        own.mkdir(parents=True)
+        (own / base.name).symlink_to(base)
+        shared = {"uri": artifact.uri, "sha256": artifact.sha256}
+        figures = asyncio.run(run(arguments, scratch, base, shared, progress))
+    body = body_of(figures, arguments)
+    report.write(arguments.out, "Adapters: many on one base", body, "python benchmarks/adapters.py")
+    print(body)
+
+
+if __name__ == "__main__":
+    main()

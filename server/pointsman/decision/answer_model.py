@@ -1,0 +1,154 @@
+"""Labelled answers to how sure an answer must be to stand: a logistic curve over signals, and a risk that holds.
+
+The curve is fitted on some of the labels; the others set the threshold, by the same test as for routing
+(`promise`: learn then test, Clopper-Pearson), so the promise does not depend on the curve being right. The
+source of the scheme: cheapest model first, escalate on low confidence (Chen, Zaharia and Zou, 'FrugalGPT', 2023).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.decision.promise import NOTHING_LOCAL, Bound, Verdicts, control_risk, sigmoid
+from pointsman.decision.signals import unsure_at_all
+from pointsman.values.cascade import AnswerCurve, AnswerModel, Signals
+
+FEATURES = (
+    "lowest", "lowest_three", "mean", "total", "tokens", "doubted", "repeated", "cut", "refusal", "invalid",
+)  # fmt: skip
+_LEAST_OF_EACH = 10
+"""Right and wrong answers under which a specialist gets no curve of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A labelled answer. `fitting`: it shapes the curve; else it sets the threshold."""
+
+    signals: Signals
+    right: bool
+    fitting: bool
+
+
+def fit(
+    answers: Mapping[str, Sequence[Judged]], hashes: Mapping[str, str], risk: float, confidence: float
+) -> list[AnswerModel]:
+    """Return a model for each specialist, from its labelled answers; `hashes` are its `answers_hash`.
+
+    A specialist with few labels shares the curve of all; its threshold is its own always. Where all labels
+    are of one kind, the curve is the mean of that kind: flat.
+    """
+    everyone = [judged for group in answers.values() for judged in group if judged.fitting]
+    shared = _curve(everyone)
+    models = []
+    for name, group in sorted(answers.items()):
+        fitting = [judged for judged in group if judged.fitting]
+        right = sum(judged.right for judged in fitting)
+        alone = min(right, len(fitting) - right) >= _LEAST_OF_EACH
+        curve = _curve(fitting) if alone else shared
+        models.append(_model(name, hashes[name], curve, group, risk, confidence, shared=not alone))
+    return models
+
+
+def confidence_of(curve: AnswerCurve, signals: Signals) -> float | None:
+    """Return the probability that an answer is right, in [0, 1]; None without log-probabilities."""
+    if not signals.tokens:
+        return None
+    return float(_confidences(curve, [signals])[0])
+
+
+def auroc(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float | None:
+    """Return the probability that a right answer has the greater confidence, ties half; None with one kind only."""
+    from scipy.stats import rankdata
+
+    n, k = len(right), int(right.sum())
+    if k in {0, n}:
+        return None
+    ranks = rankdata(confidence)
+    return float((ranks[right].sum() - k * (k + 1) / 2) / (k * (n - k)))
+
+
+def confidences(curve: AnswerCurve, signals: Sequence[Signals]) -> NDArray[np.float64]:
+    """Return the probabilities (n,) of answers; 0 for those without log-probabilities."""
+    found = _confidences(curve, signals)
+    found[[not s.tokens for s in signals]] = 0.0
+    return found
+
+
+def _confidences(curve: AnswerCurve, signals: Sequence[Signals]) -> NDArray[np.float64]:
+    rows = _rows(signals, curve.features)
+    scaled = (rows - np.array(curve.centre)) / np.array(curve.scale)
+    found = sigmoid(scaled @ np.array(curve.weights) + curve.intercept)
+    found[[unsure_at_all(s) for s in signals]] = 0.0
+    return found
+
+
+def _curve(judged: Sequence[Judged]) -> AnswerCurve:
+    from sklearn.linear_model import LogisticRegression
+
+    rows = _rows([j.signals for j in judged], FEATURES)
+    right = np.array([j.right for j in judged], bool)
+    centre = rows.mean(axis=0) if len(rows) else np.zeros(len(FEATURES))
+    spread = rows.std(axis=0) if len(rows) else np.zeros(len(FEATURES))
+    scale = np.where(spread > 1e-9, spread, 1.0)
+    weights, intercept = np.zeros(len(FEATURES)), 0.0
+    if right.any() and not right.all():
+        model = LogisticRegression(C=1.0, max_iter=1000).fit((rows - centre) / scale, right)
+        weights, intercept = model.coef_[0], float(model.intercept_[0])
+    elif len(right):  # Laplace's rule of succession
+        rate = (right.sum() + 1) / (len(right) + 2)
+        intercept = float(np.log(rate / (1 - rate)))
+    return AnswerCurve(
+        FEATURES, tuple(centre.tolist()), tuple(scale.tolist()), tuple(map(float, weights)), intercept
+    )
+
+
+def _model(
+    name: str,
+    answers_hash: str,
+    curve: AnswerCurve,
+    group: Sequence[Judged],
+    risk: float,
+    confidence: float,
+    *,
+    shared: bool,
+) -> AnswerModel:
+    held_out = [judged for judged in group if not judged.fitting]
+    right = np.array([judged.right for judged in held_out], bool)
+    found = confidences(curve, [judged.signals for judged in held_out])
+    logit = np.log(np.clip(found, 1e-6, 1 - 1e-6) / np.clip(1 - found, 1e-6, 1))
+    verdicts = Verdicts(logit, np.ones(len(right), bool), ~right, right)
+    nothing = Bound(None, 0, 0.0, 0.0, _least_labels(risk, confidence))
+    bound = control_risk(verdicts, risk, confidence) if len(right) else nothing
+    return AnswerModel(
+        specialist=name,
+        answers_hash=answers_hash,
+        curve=curve,
+        shared=shared,
+        fitting=len(group) - len(held_out),
+        calibration=len(held_out),
+        right=sum(judged.right for judged in group),
+        required_confidence=NOTHING_LOCAL if bound.logit is None else float(sigmoid(bound.logit)),
+        wrong=bound.wrong,
+        bound=bound.upper,
+        kept=bound.local_share,
+        labels_missing=bound.labels_missing,
+        auroc=auroc(found, right) if len(right) else None,
+    )
+
+
+def _least_labels(risk: float, confidence: float) -> int:
+    """Return how many labels show a risk if none of them is wrong."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - risk))
+
+
+def _rows(signals: Sequence[Signals], features: Sequence[str]) -> NDArray[np.float64]:
+    """Return the features (n, k). Counts enter by their logarithm: answers differ in length by orders."""
+    rows = np.array([[float(getattr(s, name)) for name in features] for s in signals], np.float64)
+    rows = rows.reshape(len(signals), len(features))
+    for i, name in enumerate(features):
+        if name in {"tokens", "doubted"}:
+            rows[:, i] = np.log1p(rows[:, i])
+    return rows

@@ -1,0 +1,128 @@
+"""Tokens of an answer to what they say of how sure it is. Pure; knows no model and no format.
+
+What a small model's log-probabilities are worth, as AUROC for 'the answer is exactly right' over three tasks:
+minimum 0.83-0.89, mean of the three lowest 0.84-0.89, plain mean 0.67-0.90, first tokens next to nothing
+(benchmarks/results/cascade.md). So the whole answer is judged, or what of it is complete.
+"""
+
+import heapq
+import math
+import re
+
+from pointsman.values.cascade import Signals
+
+REFUSALS = (
+    "i'm sorry, but",
+    "i am sorry, but",
+    "i'm sorry, i",
+    "sorry, i can",
+    "i apologize, but",
+    "i cannot ",
+    "i can't ",
+    "i can not ",
+    "i'm not able to",
+    "i am not able to",
+    "i'm unable to",
+    "i am unable to",
+    "i don't know",
+    "i do not know",
+    "as an ai",
+    "as a language model",
+    "i don't have access",
+    "i do not have access",
+)
+"""How small instruction-tuned models begin when they decline; in lower case, straight apostrophes."""
+FLOOR = -20.0
+"""The least log-probability that counts; a null one of the engine is less, and no confidence at all."""
+_DOUBT = math.log(0.5)
+_WORDS = 4
+_LONGEST_PERIOD = 24
+_REPEATS = 4
+_LEAST_WORDS = 12
+_LINES = 4
+_WORD = re.compile(r"\S+")
+
+
+class SignalReader:
+    """Reads one answer as it comes."""
+
+    def __init__(self) -> None:
+        self._three: list[float] = []  # the three least, negated: a heap whose root is the greatest of them
+        self._total = 0.0
+        self._tokens = 0
+        self._doubted = 0
+
+    def take(self, logprob: float | None) -> None:
+        """Note a token; None where the engine does not tell."""
+        if logprob is None:
+            return
+        value = FLOOR * 2 if math.isnan(logprob) or logprob == -math.inf else max(FLOOR, min(0.0, logprob))
+        self._tokens += 1
+        self._total += value
+        self._doubted += value < _DOUBT
+        if len(self._three) < 3:
+            heapq.heappush(self._three, -value)
+        else:
+            heapq.heappushpop(self._three, -value)
+
+    def signals(self, text: str, *, cut: bool = False, invalid: bool = False) -> Signals:
+        """Return what the tokens so far say; `text` is the answer that they make, normalised."""
+        told = self._tokens
+        return Signals(
+            lowest=-max(self._three) if told else 0.0,
+            lowest_three=-sum(self._three) / len(self._three) if told else 0.0,
+            mean=self._total / told if told else 0.0,
+            total=self._total,
+            tokens=told,
+            doubted=self._doubted,
+            repeated=repeated_share(text),
+            cut=cut,
+            refusal=refuses(text),
+            invalid=invalid,
+        )
+
+
+def unsure_at_all(signals: Signals) -> bool:
+    """Whether the engine could not tell how likely a token was: no confidence."""
+    return signals.lowest < FLOOR
+
+
+def refuses(text: str) -> bool:
+    """Whether an answer begins by declining."""
+    begun = text.lstrip()[:32].casefold().replace("’", "'")
+    return begun.startswith(REFUSALS)
+
+
+def repeated_share(text: str) -> float:
+    """Return the share of four-word sequences that came before, in [0, 1]."""
+    words = text.split()
+    if len(words) <= _WORDS:
+        return 0.0
+    sequences = [tuple(words[i : i + _WORDS]) for i in range(len(words) - _WORDS + 1)]
+    return 1.0 - len(set(sequences)) / len(sequences)
+
+
+def loop_start(text: str) -> int | None:
+    """Return where an answer begins to go in circles, after once around; None while it does not.
+
+    Circles are four lines in a row that are the same, or up to 24 words four times in a row, 12 words at least.
+    """
+    lines = text.split("\n")
+    last = [line for line in lines[:-1] if line.strip()][-_LINES:]
+    if len(last) == _LINES and len(set(last)) == 1:
+        return text.index(last[0]) + len(last[0])
+    tail = list(_WORD.finditer(text[-_LONGEST_PERIOD * _REPEATS * 16 :]))
+    offset = max(0, len(text) - _LONGEST_PERIOD * _REPEATS * 16)
+    words = [match.group() for match in tail]
+    for period in range(1, min(_LONGEST_PERIOD, len(words) // _REPEATS) + 1):
+        repeats = max(_REPEATS, -(-_LEAST_WORDS // period))
+        size = period * repeats
+        if len(words) < size:
+            continue
+        circle = words[-size:]
+        if circle == circle[:period] * repeats:
+            first = len(words) - size
+            while first and words[first - 1] == words[first - 1 + period]:
+                first -= 1
+            return offset + tail[first + period - 1].end()
+    return None

@@ -1,0 +1,362 @@
+"""Requests of many adapters to turns at one engine, which makes answers of one adapter at a time.
+
+llama.cpp puts requests with different adapters into different batches, and works on one batch until it is
+done: a request for one adapter waits as long as answers of another are made (benchmarks/adapters.py). So the
+requests of an adapter are answered together, and adapters take turns by deficit round robin: Shreedhar and
+Varghese, "Efficient Fair Queuing Using Deficit Round-Robin", IEEE/ACM Transactions on Networking 4(3), 1996.
+A quantum is counted in tokens. What an answer will cost is not known when it begins, so tokens are charged as
+they are made, and what was taken too much is owed in the next turn. An answer that outlasts its turn gives
+way within a token and goes on in a later one.
+
+Turns go by turns to adapters with requests that wait for their first token, and to those whose answers have
+only been interrupted: the first are bounded in time, the second by the number of turns before theirs.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from pointsman.errors import DeadlineError, OverloadedError
+from pointsman.generation.engine_slots import EngineSlots, Slot
+from pointsman.generation.speed import Speed, Tally
+from pointsman.values.events import Usage
+
+_SHORTEST_TURN_S = 0.1
+_SHORTEST_ROUND = 8
+"""Tokens; shorter rounds would cost more than they give."""
+_PROMPT_WEIGHT = 0.25
+"""What a prompt token costs, in tokens of an answer (benchmarks/results/generate.md: 1/3 to 1/6)."""
+_UNKNOWN_RATE = 50.0
+
+
+class Place:
+    """The right of one answer to be made. `gives_way` is false while it cannot be interrupted.
+
+    queue_ms: the wait for the first turn
+    """
+
+    def __init__(self, admission: "AdapterAdmission", adapter: str, tokens: int) -> None:
+        self.adapter = adapter
+        self.gives_way = True
+        self.queue_ms = 0.0
+        self.left = float(tokens)
+        self.turn_is_over = False
+        self.admitted: asyncio.Future[None] | None = None
+        self.interrupt: Callable[[], None] | None = None
+        """Called when the turn is over, by whoever waits for tokens meanwhile."""
+        self._admission = admission
+
+    def slot(self, text: str) -> Slot:
+        """Return the slot of the engine to answer in: the one it had, or the best there is for a prompt."""
+        return self._admission.slot_of(self, text)
+
+    def said(self, tokens: float) -> None:
+        """Charge tokens of the answer."""
+        self._admission.charge(self, tokens, made=tokens)
+
+    def read(self, tokens: int) -> None:
+        """Charge tokens of the prompt that were not in a cache."""
+        self._admission.charge(self, tokens * _PROMPT_WEIGHT, made=0.0)
+
+    def answered(self, usage: Usage) -> None:
+        """Note what the whole answer took, and let others have the place."""
+        self._admission.tally(self.adapter).note(usage)
+        self._admission.leave(self)
+
+    def round_tokens(self, left: int) -> int:
+        """Return how many tokens to ask the engine for now: those of the turn while others wait, else all."""
+        return self._admission.round_tokens(self, left)
+
+    async def next_turn(self) -> None:
+        """Give way, and return when the adapter has its turn again."""
+        await self._admission.wait_again(self)
+
+    def end_turn(self) -> None:
+        """Ask for the way to be given."""
+        self.turn_is_over = True
+        if self.interrupt is not None:
+            self.interrupt()
+
+
+@dataclass(slots=True)
+class _Group:
+    """The requests of one adapter. `deficit` is what its turn may still cost, in tokens.
+
+    in_line_since: when it began to wait for a turn with requests that are new
+    """
+
+    begun: deque[Place] = field(default_factory=deque)
+    new: deque[Place] = field(default_factory=deque)
+    running: set[Place] = field(default_factory=set)
+    deficit: float = 0.0
+    in_line_since: float = 0.0
+
+    @property
+    def waiting(self) -> int:
+        return len(self.begun) + len(self.new)
+
+    @property
+    def left(self) -> float:
+        """Tokens that its requests still want, as estimated."""
+        return sum(max(1.0, place.left) for place in (*self.begun, *self.new, *self.running))
+
+
+class AdapterAdmission:
+    """Turns at one engine. Rejects at once when the queue is full, or a deadline cannot be met.
+
+    Adapters with new requests have at least every second turn, and turns are as short as the line of them
+    asks for: none waits longer than `turn_s` for its own, as long as they are ten at most and answers give way.
+    """
+
+    def __init__(
+        self, name: str, slots: int, queue_limit: int, turn_s: float, *, engine_slots: int | None = None
+    ) -> None:
+        self._name = name
+        self._slots = slots
+        self._limit = queue_limit
+        self._turn_s = turn_s
+        self._engine_slots = EngineSlots(engine_slots or slots)
+        self._groups: dict[str, _Group] = {}
+        # Adapters that wait for a turn: with new requests, and with interrupted answers only.
+        self._fresh: deque[str] = deque()
+        self._begun: deque[str] = deque()
+        self._fresh_had_the_last = False
+        self._current: str | None = None
+        self._turn_began = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tallies: dict[str, Tally] = {}
+        self._speed = Speed()
+        self.switches = 0
+        """Turns that ended because another adapter waited."""
+
+    @property
+    def held(self) -> int:
+        """Answers that are being made, or between two turns."""
+        return sum(len(group.running) + len(group.begun) for group in list(self._groups.values()))
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not been begun."""
+        return sum(len(group.new) for group in self._groups.values())
+
+    @property
+    def slots(self) -> int:
+        """Answers that are made at once."""
+        return self._slots
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Smoothed, of all answers together; None before the first ones."""
+        return self._speed.per_s
+
+    def tally(self, adapter: str) -> Tally:
+        """Return what is known of an adapter's answers."""
+        return self._tallies.setdefault(adapter, Tally())
+
+    def estimate_s(self, adapter: str, tokens: int) -> float:
+        """Return the seconds until an answer of `tokens` would be made, begun now; 0 while nothing is known.
+
+        Adapters share the engine evenly, an adapter's own requests in the order of their coming.
+        """
+        rate = self._speed.per_s
+        if rate is None:
+            return 0.0
+        group = self._groups.get(adapter) or _Group()
+        others = sum(
+            1 for key, other in self._groups.items() if key != adapter and (other.running or other.waiting)
+        )
+        share = rate / (1 + others)
+        ahead = len(group.running) + group.waiting
+        wait_s = self._turn_s * others / (1 + others)
+        if ahead >= self._slots:  # its own adapter's requests come first, `slots` at a time
+            wait_s = max(wait_s, group.left * (ahead - self._slots + 1) / ahead / share)
+        return wait_s + tokens * min(self._slots, ahead + 1) / share
+
+    @asynccontextmanager
+    async def place(
+        self, adapter: str = "", tokens: int = 0, budget_s: float | None = None
+    ) -> AsyncGenerator[Place, None]:
+        """Hold a place for one answer of at most `tokens`.
+
+        Raises:
+            OverloadedError: the queue is full.
+            DeadlineError: an answer of usual length would not be made within `budget_s`.
+
+        """
+        tally = self._tallies.get(adapter)
+        usual = min(tokens or tally.usual_tokens, tally.usual_tokens) if tally else 0.0
+        self._refuse_if_hopeless(adapter, round(usual), budget_s)
+        place = Place(self, adapter, max(1, round(usual) or tokens))
+        group = self._groups.setdefault(adapter, _Group())
+        group.new.append(place)
+        arrived = asyncio.get_running_loop().time()
+        try:
+            await self._admitted(place)
+            place.queue_ms = (asyncio.get_running_loop().time() - arrived) * 1e3
+            yield place
+        finally:
+            self.leave(place)
+
+    def slot_of(self, place: Place, text: str) -> Slot:
+        """See `Place.slot`."""
+        held = self._engine_slots.held_by(place)
+        if held is not None:
+            return held
+        idle = {id(other) for group in self._groups.values() for other in group.begun}
+        return self._engine_slots.take(place.adapter, text, place, idle)
+
+    def charge(self, place: Place, tokens: float, *, made: float) -> None:
+        """See `Place.said` and `Place.read`."""
+        place.left -= made
+        self._speed.note(made, _now())
+        group = self._groups.get(place.adapter)
+        if group is not None and self._others_wait():
+            group.deficit -= tokens
+            if self._turn_is_over():
+                self._schedule()
+
+    def round_tokens(self, place: Place, left: int) -> int:
+        """See `Place.round_tokens`."""
+        if not (self._others_wait() and place.gives_way):
+            return left
+        group = self._groups[place.adapter]
+        return min(left, max(_SHORTEST_ROUND, round(group.deficit / max(1, len(group.running)))))
+
+    async def wait_again(self, place: Place) -> None:
+        """See `Place.next_turn`."""
+        group = self._groups[place.adapter]
+        group.running.discard(place)
+        place.turn_is_over = False
+        group.begun.append(place)
+        await self._admitted(place)
+
+    async def _admitted(self, place: Place) -> None:
+        place.admitted = asyncio.get_running_loop().create_future()
+        self._schedule()
+        await place.admitted
+
+    def _refuse_if_hopeless(self, adapter: str, tokens: int, budget_s: float | None) -> None:
+        group = self._groups.get(adapter) or _Group()
+        busy = sum(len(g.running) + g.waiting for g in self._groups.values())
+        if self.waiting >= self._limit and (busy >= self._slots or group.waiting):
+            rate = self._speed.per_s or _UNKNOWN_RATE
+            raise OverloadedError(
+                f"{self._name} is full: {self.held} at work, {self.waiting} waiting",
+                retry_after_s=max(0.1, sum(g.left for g in self._groups.values()) / rate / max(1, busy)),
+            )
+        estimate_s = self.estimate_s(adapter, tokens)
+        if budget_s is not None and estimate_s > budget_s:
+            raise DeadlineError(
+                f"{self._name} would need {estimate_s:.1f} s for this answer, {max(0.0, budget_s):.1f} s are left",
+                retry_after_s=estimate_s - max(0.0, budget_s),
+            )
+
+    def leave(self, place: Place) -> None:
+        """Give a place up; it may have been given up before."""
+        self._engine_slots.free(place)
+        group = self._groups.get(place.adapter)
+        if group is None:
+            return
+        group.running.discard(place)
+        for queue in (group.begun, group.new):
+            if place in queue:
+                queue.remove(place)
+        if not (group.running or group.waiting):
+            del self._groups[place.adapter]
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """Begin what may begin now, and end the turn that is over."""
+        self._line_up()
+        while True:
+            if self._current not in self._groups and not self._begin_turn():
+                break
+            group = self._groups[self._current or ""]
+            if self._others_wait() and (self._turn_is_over() or not (group.running or group.waiting)):
+                if group.running:
+                    for place in list(group.running):
+                        if place.gives_way and not place.turn_is_over:
+                            place.end_turn()
+                    break
+                self._end_turn()
+                continue
+            self._admit(group)
+            break
+        self._set_timer()
+        running = any(group.running for group in self._groups.values())
+        (self._speed.begin if running else self._speed.end)(_now())
+
+    def _line_up(self) -> None:
+        """Let every adapter stand where it belongs, behind those that stand there already."""
+        others = {key: group for key, group in self._groups.items() if key != self._current}
+        self._join(self._fresh, [key for key, group in others.items() if group.new])
+        self._join(self._begun, [key for key, group in others.items() if group.begun and not group.new])
+
+    def _join(self, line: deque[str], wanted: list[str]) -> None:
+        kept = [key for key in line if key in wanted]
+        joining = [key for key in wanted if key not in kept]
+        for key in joining:
+            self._groups[key].in_line_since = _now()
+        line.clear()
+        line.extend([*kept, *joining])
+
+    def _begin_turn(self) -> bool:
+        fresh_first = bool(self._fresh) and not (self._fresh_had_the_last and self._begun)
+        adapters = self._fresh if fresh_first else self._begun
+        if not adapters:
+            self._current = None
+            return False
+        self._fresh_had_the_last = fresh_first
+        self._current = adapters.popleft()
+        self._turn_began = _now()
+        group = self._groups[self._current]
+        quantum = self._share_s() * (self._speed.per_s or _UNKNOWN_RATE)
+        # What is left of a turn is not saved up, and no debt costs more than one turn.
+        group.deficit = max(1.0, quantum + min(0.0, group.deficit))
+        return True
+
+    def _end_turn(self) -> None:
+        self.switches += 1
+        self._current = None
+        self._line_up()
+
+    def _admit(self, group: _Group) -> None:
+        while len(group.running) < self._slots and group.waiting:
+            place = (group.begun or group.new).popleft()
+            group.running.add(place)
+            if place.admitted is not None and not place.admitted.done():
+                place.admitted.set_result(None)
+
+    def _others_wait(self) -> bool:
+        return bool(self._fresh or self._begun)
+
+    def _share_s(self) -> float:
+        """Return how long the turn may last, for every adapter in line to have its own in time.
+
+        Before the turn of the i-th one in line come at most 2 i turns, this one included.
+        """
+        share_s = self._turn_s
+        for place_in_line, adapter in enumerate(self._fresh, 1):
+            due = self._groups[adapter].in_line_since + self._turn_s
+            share_s = min(share_s, (due - self._turn_began) / (2 * place_in_line))
+        return max(_SHORTEST_TURN_S, share_s)
+
+    def _turn_is_over(self) -> bool:
+        if self._current is None or self._current not in self._groups:
+            return True
+        spent = self._groups[self._current].deficit <= 0
+        return spent or _now() - self._turn_began >= self._share_s() - 1e-4
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._current is not None and self._others_wait() and not self._turn_is_over():
+            left_s = self._turn_began + self._share_s() - _now()
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._schedule)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,105 @@
+"""The state of one answer: what its caller has been told so far."""
+
+import time
+from dataclasses import dataclass, field
+
+from pointsman.generation.cascade import FINE, Verdict
+from pointsman.generation.prompt import constraint_of
+from pointsman.router.router import Route
+from pointsman.values.catalog import Specialist
+from pointsman.values.decision import Decision
+from pointsman.values.events import Escalation, Finished, FinishReason, Shortfall, Token, Usage
+from pointsman.values.request import Request
+
+
+@dataclass(slots=True)
+class Answer:
+    """Of one request. `said` is the text that stands with the caller; `finished` is how its source ended.
+
+    versions: of specialists that were asked, by the specialist's name
+    """
+
+    request: Request
+    route: Route
+    decision: Decision
+    arrived: float
+    queue_ms: float = 0.0
+    ttft_ms: float = 0.0
+    said: str = ""
+    finished: Finished | None = None
+    confidence: float | None = None
+    shortfall: Shortfall | None = None
+    versions: dict[str, Specialist] = field(default_factory=dict)
+    _logprob: float | None = None
+
+    def elapsed_ms(self) -> float:
+        """Return the time since the request came."""
+        return (time.perf_counter() - self.arrived) * 1e3
+
+    def left_s(self) -> float | None:
+        """Return the time until the caller's deadline; None without one."""
+        return None if self.request.budget_s is None else self.request.budget_s - self.elapsed_ms() / 1e3
+
+    def note(self, logprob: float | None) -> None:
+        """Add a token's log-probability to that of the next piece of text."""
+        if logprob is not None and self.request.sampling.logprobs:
+            self._logprob = logprob + (self._logprob or 0.0)
+
+    def say(self, text: str) -> Token:
+        """Return a piece of text for the caller."""
+        self.ttft_ms = self.ttft_ms or self.elapsed_ms()
+        self.said += text
+        token = Token(text, self._logprob)
+        self._logprob = None
+        return token
+
+    def move(self, decision: Decision, verdict: Verdict, stands: int) -> Escalation:
+        """Return the event by which another decision takes over; `stands` characters stay."""
+        self.decision = decision
+        self.said = self.said[:stands]
+        self._logprob = None
+        return Escalation(decision, len(self.said), decision.explanation, verdict.shortfall)
+
+
+def common_prefix(first: str, second: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    shorter = min(len(first), len(second))
+    return next((i for i in range(shorter) if first[i] != second[i]), shorter)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A local answer."""
+
+    text: str
+    finished: Finished
+    verdict: Verdict
+
+
+@dataclass(slots=True)
+class Options:
+    """What may still be done about a local answer; `noted` is the first dip, `tokens` are those that came."""
+
+    escalate: bool
+    repair: bool
+    noted: Verdict = FINE
+    tokens: int = 0
+
+
+def can_repair(specialist: Specialist) -> bool:
+    """Whether decoding can be held to the format, and was not from the beginning."""
+    held, free = constraint_of(specialist, repair=True), constraint_of(specialist, repair=False)
+    return held is not None and free is None
+
+
+def broken_off(tokens: int) -> Finished:
+    """Return how a stream ended that was left before its end."""
+    return Finished(FinishReason.LENGTH, Usage(completion_tokens=tokens))
+
+
+def gap(draft: str, stands: int) -> str:
+    """Return what separates the part of a draft that stands from what goes on from there."""
+    if not stands:
+        return ""
+    following = draft[stands : stands + 1]
+    return following if following.isspace() else " "

@@ -1,0 +1,63 @@
+"""Which slot of an engine makes which answer, so that a prompt meets the cache that fits it best.
+
+An engine drops the cache of a slot when the slot's adapter changes, and it looks for the best slot by the
+prompt alone. So we choose: a slot keeps its adapter as long as others will do. Knows no engine.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Slot:
+    """One slot. `owner` holds it, at work or between two rounds; `text` is what its cache began with."""
+
+    number: int
+    adapter: str | None = None
+    text: str = ""
+    used: int = 0
+    owner: object | None = field(default=None, repr=False)
+
+
+class EngineSlots:
+    """All slots of one engine."""
+
+    def __init__(self, count: int) -> None:
+        self._slots = [Slot(number) for number in range(count)]
+        self._uses = 0
+
+    def take(self, adapter: str, text: str, owner: object, idle_owners: set[int]) -> Slot:
+        """Return the slot whose cache serves an answer best, and let `owner` have it.
+
+        Free slots come before those whose owners are between two rounds (`idle_owners`, by id): such an
+        owner loses its cache, and nothing else.
+        """
+        free = [slot for slot in self._slots if slot.owner is None]
+        slot = max(
+            free or [slot for slot in self._slots if id(slot.owner) in idle_owners],
+            key=lambda slot: (*_fit(slot, adapter, text), -slot.used),
+        )
+        self._uses += 1
+        slot.adapter, slot.text, slot.owner, slot.used = adapter, text, owner, self._uses
+        return slot
+
+    def held_by(self, owner: object) -> Slot | None:
+        """Return the slot of an owner, if it still has one."""
+        return next((slot for slot in self._slots if slot.owner is owner), None)
+
+    def free(self, owner: object) -> None:
+        """Give back the slot of an owner; its cache stays until somebody needs the slot."""
+        for slot in self._slots:
+            if slot.owner is owner:
+                slot.owner = None
+
+
+def _fit(slot: Slot, adapter: str, text: str) -> tuple[int, int]:
+    if slot.adapter == adapter:
+        return 2, _shared(slot.text, text)
+    return (1 if slot.adapter is None else 0), 0
+
+
+def _shared(one: str, other: str) -> int:
+    """Return how many characters two texts have in common at their beginning."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

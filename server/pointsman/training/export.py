@@ -1,0 +1,157 @@
+"""Trained weights to a GGUF adapter, and GGUF files to GGUF files: merged, or without quantisation.
+
+Names and layout are llama.cpp's (`convert_lora_to_gguf.py`). It stores the rows of q and k of the llama
+architecture pairwise within each head, so the rows of their lora_B go the same way; lora_A stays.
+"""
+
+import hashlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pointsman.errors import ArtifactError
+from pointsman.generation.gguf_check import check_adapter, open_gguf
+
+_PERMUTED = {"llama": ("q_proj", "k_proj")}
+_PEFT_PREFIX = "base_model.model."
+_LORA = {"lora_A": "lora_a", "lora_B": "lora_b"}
+_NO_KEY_VALUES = ("GGUF.version", "GGUF.tensor_count", "GGUF.kv_count")
+
+
+def permute_rows(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Put the halves of each head's rows side by side, (outputs, …), as llama.cpp rotates them."""
+    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_adapter(path: Path, weights: dict[str, Any], alpha: float, name: str, base: Path) -> None:
+    """Write PEFT's weights (fp32 tensors by PEFT's names) as an F16 adapter over the base.
+
+    Raises:
+        ArtifactError: the base has no such weights, or the adapter would not be served.
+
+    """
+    import gguf
+
+    reader = open_gguf(base)
+    architecture = _text(reader, "general.architecture")
+    layers = _number(reader, f"{architecture}.block_count")
+    heads = _number(reader, f"{architecture}.attention.head_count")
+    heads_of = {
+        "q_proj": heads,
+        "k_proj": _number(reader, f"{architecture}.attention.head_count_kv", heads),
+    }
+    known = {kind: number for number, kind in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(known[architecture], layers)
+    with _written(path, architecture) as writer:
+        writer.add_string("general.type", "adapter")
+        writer.add_string("adapter.type", "lora")
+        writer.add_string("general.name", name)
+        writer.add_float32("adapter.lora.alpha", alpha)
+        for peft_name, tensor in weights.items():
+            module, half = _split(peft_name)
+            target = names.get_name(module, try_suffixes=())
+            if target is None:
+                raise ArtifactError(f"{base.name}: {architecture} has no weight {module!r} in GGUF")
+            values = np.asarray(tensor.float().numpy(), np.float32)
+            kind = module.rpartition(".")[2]
+            if half == "lora_b" and kind in _PERMUTED.get(architecture, ()):
+                values = permute_rows(values, heads_of[kind])
+            writer.add_tensor(f"{target}.weight.{half}", values.astype(np.float16))
+    check_adapter(path, base)
+
+
+def write_unquantised(base: Path, out: Path, adapter: Path | None = None, scale: float = 1.0) -> None:
+    """Write a base as F16 (vectors stay F32), merged with an adapter where one is given.
+
+    Raises:
+        ArtifactError: not a base, or an adapter of another base.
+
+    """
+    import gguf
+
+    reader = open_gguf(base)
+    if adapter is not None:
+        check_adapter(adapter, base)
+    deltas = _deltas(adapter, scale) if adapter else {}
+    with _written(out, _text(reader, "general.architecture")) as writer:
+        _copy_fields(reader, writer)
+        writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
+        for tensor in reader.tensors:
+            values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            if tensor.name in deltas:
+                a, b = deltas[tensor.name]
+                values = values + b @ a
+            writer.add_tensor(tensor.name, values.astype(np.float16 if values.ndim > 1 else np.float32))
+
+
+def _deltas(adapter: Path, scale: float) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Return scaled (lora_a, lora_b) by the name of the weight that they change."""
+    import gguf
+
+    reader = open_gguf(adapter)
+    alpha = float(reader.fields["adapter.lora.alpha"].contents())
+    values = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    return {
+        name.removesuffix(".lora_a"): (a * (scale * alpha / a.shape[0]), values[f"{name[:-1]}b"])
+        for name, a in values.items()
+        if name.endswith(".lora_a")
+    }
+
+
+@contextmanager
+def _written(path: Path, architecture: str) -> Generator[Any, None, None]:
+    """Yield a `gguf.GGUFWriter` of a file that appears whole, or not at all."""
+    import gguf
+
+    scratch = path.with_name(f".{path.name}.part")
+    writer = gguf.GGUFWriter(scratch, architecture)
+    try:
+        yield writer
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _copy_fields(reader: Any, writer: Any) -> None:
+    import gguf
+
+    for field in reader.fields.values():
+        if field.name in {*_NO_KEY_VALUES, "general.architecture", "general.file_type"}:
+            continue
+        kind = field.types[0]
+        element = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), kind, sub_type=element)
+
+
+def _split(peft_name: str) -> tuple[str, str]:
+    """Return (module of the base, lora_a or lora_b) of a PEFT parameter."""
+    module, _, rest = peft_name.removeprefix(_PEFT_PREFIX).partition(".lora_")
+    return module, _LORA[f"lora_{rest.partition('.')[0]}"]
+
+
+def _text(reader: Any, key: str) -> str:
+    return str(reader.fields[key].contents())
+
+
+def _number(reader: Any, key: str, default: int | None = None) -> int:
+    field = reader.fields.get(key)
+    if field is None and default is not None:
+        return default
+    if field is None:
+        raise ArtifactError(f"the base's header lacks {key}")
+    return int(field.contents())

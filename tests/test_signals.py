@@ -1,0 +1,145 @@
+"""What tokens say of an answer, and the curve and threshold that come of it."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pointsman.decision.answer_model import FEATURES, Judged, auroc, confidence_of, fit
+from pointsman.decision.signals import FLOOR, SignalReader, loop_start, refuses, repeated_share
+from pointsman.values.cascade import Signals
+
+
+def read(*logprobs: float | None, text: str = "") -> Signals:
+    reader = SignalReader()
+    for logprob in logprobs:
+        reader.take(logprob)
+    return reader.signals(text)
+
+
+def test_minimum_three_lowest_mean_and_sum_are_of_all_tokens() -> None:
+    signals = read(-0.1, -2.0, -0.5, -1.0, -0.4)
+    assert signals.lowest == -2.0
+    assert signals.lowest_three == pytest.approx(-3.5 / 3)
+    assert signals.mean == pytest.approx(-0.8)
+    assert signals.total == pytest.approx(-4.0)
+    assert (signals.tokens, signals.doubted) == (5, 2)
+
+
+@given(st.lists(st.floats(-15, 0), min_size=1, max_size=60))
+def test_signals_equal_what_sorting_all_tokens_gives(logprobs: list[float]) -> None:
+    signals, least = read(*logprobs), sorted(logprobs)[:3]
+    assert signals.lowest == pytest.approx(least[0])
+    assert signals.lowest_three == pytest.approx(sum(least) / len(least))
+
+
+def test_a_null_log_probability_is_no_confidence_and_an_untold_one_is_no_token() -> None:
+    curve = fit({"a": _labelled(200)}, {"a": "h"}, 0.05, 0.95)[0].curve
+    assert read(-0.01, None).tokens == 1
+    assert confidence_of(curve, read(-0.01, -math.inf, -0.01)) == 0.0
+    assert confidence_of(curve, read(-0.01, math.nan)) == 0.0
+    assert confidence_of(curve, read(None, None)) is None
+    assert (confidence_of(curve, read(-0.01, -0.01)) or 0) > 0.5
+    assert read(-1000.0).lowest == FLOOR
+
+
+@pytest.mark.parametrize(
+    ("text", "stands"),
+    [
+        ("Well. " + "it is what it is. " * 5, "Well. it is what it is."),
+        ("one\nsame line\nsame line\nsame line\nsame line\nsame line\n", "one\nsame line"),
+        ("no " * 12, "no"),
+        ("a b c d e f g h i j k l", None),
+        ("no no no", None),
+        ("", None),
+    ],
+)
+def test_a_circle_is_found_and_what_is_before_it_stands(text: str, stands: str | None) -> None:
+    start = loop_start(text)
+    assert (None if start is None else text[:start]) == stands
+
+
+def test_repetition_is_the_share_of_sequences_that_came_before() -> None:
+    assert repeated_share("a b c d e f g") == 0
+    assert repeated_share("a b c d " * 10) > 0.8
+
+
+@pytest.mark.parametrize("text", ["I'm sorry, but no", "  I’m unable to do that", "As an AI, I"])
+def test_an_answer_that_declines_is_a_refusal(text: str) -> None:
+    assert refuses(text)
+
+
+def test_an_answer_about_refusals_is_none() -> None:
+    assert not refuses("Say: I'm sorry, but no")
+
+
+def _labelled(n: int, share_right: float = 0.8, seed: int = 0) -> list[Judged]:
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    found = []
+    for i in range(n):
+        right = rng.random() < share_right
+        logprobs = [-rng.expovariate(12 if right else 3) for _ in range(rng.randint(5, 20))]
+        found.append(Judged(read(*logprobs), right, fitting=i % 2 == 0))
+    return found
+
+
+def test_a_threshold_from_enough_labels_keeps_its_risk_on_fresh_answers() -> None:
+    broken = 0
+    fresh = _labelled(2000, seed=99)
+    for seed in range(20):
+        (model,) = fit({"a": _labelled(600, seed=seed)}, {"a": "h"}, 0.05, 0.9)
+        assert model.holds
+        assert not model.shared
+        wrong = sum(
+            (confidence_of(model.curve, j.signals) or 0) >= model.required_confidence and not j.right
+            for j in fresh
+        )
+        broken += wrong / len(fresh) > 0.05
+    assert broken <= 5  # 10 % of 20 are expected; 6 or more have a probability under 1.2 %
+
+
+def test_too_few_labels_escalate_everything_and_say_how_many_are_missing() -> None:
+    (model,) = fit({"a": _labelled(40)}, {"a": "h"}, 0.05, 0.95)
+    assert not model.holds
+    assert model.required_confidence == 1
+    assert model.labels_missing is not None
+    assert 20 <= model.labels_missing <= 100
+    (none,) = fit({"a": _labelled(1)}, {"a": "h"}, 0.05, 0.95)
+    assert none.labels_missing == 59  # 0.95 ** 59 < 0.05
+    assert not none.holds
+
+
+def test_labels_that_are_mostly_wrong_promise_nothing_and_more_would_not_help() -> None:
+    noise = [Judged(j.signals, i % 3 == 0, j.fitting) for i, j in enumerate(_labelled(400))]
+    (model,) = fit({"a": noise}, {"a": "h"}, 0.01, 0.95)
+    assert not model.holds
+
+
+def test_a_specialist_with_few_labels_shares_the_curve_and_has_a_threshold_of_its_own() -> None:
+    models = fit({"many": _labelled(600), "few": _labelled(30, seed=5)}, {"many": "h", "few": "k"}, 0.05, 0.9)
+    few, many = models
+    assert (few.specialist, few.shared, many.shared) == ("few", True, False)
+    assert not few.holds
+    assert many.holds
+
+
+def test_answers_that_are_all_right_make_a_flat_curve_that_stands() -> None:
+    answers = [Judged(j.signals, right=True, fitting=j.fitting) for j in _labelled(300)]
+    (model,) = fit({"a": answers}, {"a": "h"}, 0.05, 0.95)
+    assert model.holds
+    assert set(model.curve.weights) == {0.0}
+    assert model.auroc is None
+
+
+def test_features_are_fields_of_the_signals() -> None:
+    assert set(FEATURES) <= set(Signals.__dataclass_fields__)
+
+
+def test_auroc_counts_ties_half() -> None:
+    right = np.array([True, False, True, False])
+    assert auroc(np.array([0.9, 0.1, 0.8, 0.2]), right) == 1
+    assert auroc(np.array([0.5, 0.5, 0.5, 0.5]), right) == 0.5
+    assert auroc(np.array([0.5, 0.5]), np.array([True, True])) is None
