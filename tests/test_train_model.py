@@ -1,5 +1,6 @@
 """Training itself: what is learnt, resumed, exported and served. Needs torch, transformers and peft."""
 
+import asyncio
 import hashlib
 import json
 import subprocess
@@ -88,17 +89,18 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradient(tiny: Base) -> None:
     import torch
 
     model = add_adapter(tiny, Recipe(rank=4))
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in trainable(model).values():
-            parameter.normal_(std=0.2)
+            parameter.normal_(std=0.2, generator=generator)
     found = []
     for prefix in ((), (1, 2, 3)):
         logits, targets = answer_logits(tiny, model, _rows(7), prefix)
         torch.nn.functional.cross_entropy(logits, targets).backward()
         found.append((logits.detach(), {n: p.grad.clone() for n, p in trainable(model).items()}))
         model.zero_grad()
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-3, atol=1e-4)
 
 
 def test_only_answers_and_their_end_are_learnt(tiny: Base) -> None:
@@ -275,17 +277,7 @@ def _command(site: Site, *more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.model
-@pytest.mark.timeout(540)
-async def test_a_dozen_examples_become_an_adapter_that_a_server_answers_with(
-    site: Site, base_model: Path
-) -> None:
-    import asyncio
-
-    # 12 examples, one of them kept out: two steps.
-    result = await asyncio.to_thread(
-        _command, site, "--epochs", "1", "--batch", "6", "--rank", "4", "--threads", "1"
-    )
+def _check_what_is_written(site: Site, base_model: Path, result: Any) -> None:
     assert result.returncode == 0, result.stderr
     adapter = site.specialists / "adapters" / "capitals.gguf"
     check_adapter(adapter, base_model)
@@ -301,6 +293,18 @@ async def test_a_dozen_examples_become_an_adapter_that_a_server_answers_with(
     assert manifest["adapter"]["sha256"] == hashlib.sha256(adapter.read_bytes()).hexdigest()
     assert manifest["system_prompt"] == "Name the capital."
     assert not list((site.root / "cache" / "train" / "capitals").iterdir())
+
+
+@pytest.mark.model
+@pytest.mark.timeout(540)
+async def test_a_dozen_examples_become_an_adapter_that_a_server_answers_with(
+    site: Site, base_model: Path
+) -> None:
+    # 12 examples, one of them kept out: two steps.
+    result = await asyncio.to_thread(
+        _command, site, "--epochs", "1", "--batch", "6", "--rank", "4", "--threads", "1"
+    )
+    await asyncio.to_thread(_check_what_is_written, site, base_model, result)
     site.fill()
     async with running(site.settings()) as server:
         text, events = await collect(
