@@ -189,9 +189,11 @@ def lessons(tmp_path_factory) -> Lessons:
 
 @pytest.mark.reference
 def test_a_pass_lowers_the_loss_on_kept_out_exemplars_and_equal_seeds_give_equal_weights(
-    store, lessons
+    store, lessons, monkeypatch
 ) -> None:
     from pointsman.embedding.tune import _Tuning
+
+    monkeypatch.setattr("pointsman.embedding.tune._SCALES", (20.0,))
 
     few = lessons.only(np.arange(len(lessons.texts)) % 2 == 0)
     held = hold_out(few, 0.3, 0)
@@ -221,6 +223,22 @@ def _flat(model) -> np.ndarray:
     """One tuned matrix, copied."""
     (found,) = [t for name, t in model.state_dict().items() if name.endswith("layer.3.output.dense.weight")]
     return found.numpy().copy()
+
+
+@pytest.mark.reference
+def test_kept_out_exemplars_are_looked_at_at_the_scale_that_suits_them(store, lessons, monkeypatch) -> None:
+    from pointsman.embedding import tune
+
+    held = hold_out(lessons, 0.3, 0)
+    tuning = tune._Tuning(
+        load_trainable(DEFAULT, store, 1), lessons.only(~held), lessons.only(held), Recipe()
+    )
+    best, losses = tuning._held_out_loss(), []
+    for scale in tune._SCALES:
+        with monkeypatch.context() as patch:
+            patch.setattr(tune, "_SCALES", (scale,))
+            losses.append(tuning._held_out_loss())
+    assert best == min(losses) < max(losses)
 
 
 @pytest.mark.reference

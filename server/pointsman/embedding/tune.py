@@ -32,11 +32,13 @@ _NO_LABELS: Any = None
 _GRADIENT_NORM = 1.0
 _WARM_UP = 0.1
 _WEIGHT_DECAY = 0.01
+_SCALES = (5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0)
+"""Inverse temperatures at which held-out exemplars are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to fine-tune. Chosen on the validation split of CLINC150, 10 exemplars an intent, seed 0.
+    """How to fine-tune. Chosen on the validation split of CLINC150, 10 exemplars an intent, seeds 0 to 2.
 
     epochs: most passes over the exemplars
     patience: passes without a lower held-out loss after which it stops
@@ -48,7 +50,7 @@ class Recipe:
     """
 
     epochs: int = 8
-    patience: int = 2
+    patience: int = 3
     intents_a_batch: int = 150
     learning_rate: float = 1.5e-4
     scale: float = 20.0
@@ -208,16 +210,18 @@ class _Tuning:
         return float(np.mean(losses))
 
     def _held_out_loss(self) -> float:
-        """Return the mean cross-entropy of held-out exemplars against the means of all intents."""
+        """Return the mean cross-entropy of held-out exemplars against the means of all intents.
+
+        At the scale that suits them best: a tuning grows surer than it is right, calibration takes that back
+        later, and a pass is not worse for it (Guo et al., 'On calibration of modern neural networks', 2017).
+        """
         labels = self._seen.labels
         rows = embed(self._model, [*self._seen.texts, *self._held.texts])
         means = np.zeros((labels.max() + 1, rows.shape[1]))
         np.add.at(means, labels, rows[: len(labels)])
         means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-        logits = self._recipe.scale * rows[len(labels) :].astype(np.float64) @ means.T  # (k, C)
-        top = logits.max(axis=1)
-        own = logits[np.arange(len(logits)), self._held.labels]
-        return float((top + np.log(np.exp(logits - top[:, None]).sum(axis=1)) - own).mean())
+        cosines = rows[len(labels) :].astype(np.float64) @ means.T  # (k, C)
+        return min(_cross_entropy(scale * cosines, self._held.labels) for scale in _SCALES)
 
     def _weights(self) -> dict[str, Any]:
         return {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
@@ -236,6 +240,13 @@ def hold_out(lessons: Lessons, share: float, seed: int) -> NDArray[np.bool_]:
         if len(own) >= LEAST_TO_HOLD_OUT:
             held[generator.permutation(own)[: max(1, round(share * len(own)))]] = True
     return held & np.array([counts[_folded(text)] == 1 for text in lessons.texts], np.bool_)
+
+
+def _cross_entropy(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Return the mean over rows of logits (k, C) with labels (k,)."""
+    top = logits.max(axis=1)
+    own = logits[np.arange(len(logits)), labels]
+    return float((top + np.log(np.exp(logits - top[:, None]).sum(axis=1)) - own).mean())
 
 
 def _folded(text: str) -> str:
