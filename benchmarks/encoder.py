@@ -21,7 +21,6 @@ from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
 
 import report
-from official import official_weights
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.embedding.build import DEFAULT_MODEL, GRAPH, TOKENIZER, default_graph, fold_weights
 from pointsman.embedding.encoder import Encoder, Rows
@@ -184,9 +183,10 @@ def _add_sentence_transformers(variants: list[Variant], threads: int) -> str | N
     if any(importlib.util.find_spec(name) is None for name in ("torch", "sentence_transformers")):
         return "not installed"
     from pointsman.embedding.sentence_encoder import SentenceEncoder
+    from pointsman.embedding.weights import default_weights
 
     store = ArtifactStore(load().paths.models, Path())
-    encoder = SentenceEncoder(str(official_weights(store)), threads)
+    encoder = SentenceEncoder(str(default_weights(store)), threads)
     variants.insert(0, Variant(_SENTENCE_TRANSFORMERS, encoder, encoder.encode))
     return None
 

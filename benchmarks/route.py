@@ -28,10 +28,10 @@ import yaml
 from rich.progress import Progress
 
 import report
-from official import official_weights
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.embedding.build import TOKENIZER, default_graph
 from pointsman.embedding.onnx_encoder import OnnxEncoder
+from pointsman.embedding.weights import default_weights
 from pointsman.host.logs import configure_logs
 from pointsman.host.serve import open_core
 from pointsman.settings import load
@@ -170,7 +170,7 @@ def measure(
     texts_file.write_text(json.dumps(texts))
     encoders = {
         GIVEN: ("--model", str(model), "--tokenizer", str(tokenizer)),
-        OWN: ("--huggingface", str(official_weights(store))),
+        OWN: ("--huggingface", str(default_weights(store))),
     }
     latencies: dict[tuple[str, int], list[float]] = defaultdict(list)
     rates: dict[tuple[str, int], list[float]] = defaultdict(list)

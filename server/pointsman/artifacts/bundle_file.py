@@ -6,15 +6,14 @@ bytes. Nothing in it is executed or unpickled.
 
 import hashlib
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
+from pointsman.artifacts.whole_file import whole_file
 from pointsman.errors import ArtifactError
 
 FORMAT = 1
@@ -44,21 +43,10 @@ def write_bundle_file(path: Path, facts: Mapping[str, Any], members: Mapping[str
     version = _version(table)
     manifest = {"format": FORMAT, "version": version, "facts": dict(facts), "members": table}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=".", suffix=".tmp", delete=False) as file:
-            scratch = Path(file.name)
-            try:
-                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                    _add(archive, _MANIFEST, json.dumps(manifest, indent=2).encode())
-                    for name in table:
-                        _add(archive, name, members[name])
-                file.flush()
-                os.fsync(file.fileno())
-                scratch.chmod(0o644)
-                scratch.replace(path)
-            except BaseException:
-                scratch.unlink(missing_ok=True)
-                raise
+        with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            _add(archive, _MANIFEST, json.dumps(manifest, indent=2).encode())
+            for name in table:
+                _add(archive, name, members[name])
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written: {error.strerror}") from error
     return version

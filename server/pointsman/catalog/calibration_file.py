@@ -2,27 +2,22 @@
 
 from pathlib import Path
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, Field
 
-from pointsman.errors import CatalogError
-from pointsman.values.catalog import Problem
+from pointsman.catalog.json_file import Strict, read_json
 from pointsman.values.promise import LabelCounts, Promise
 
 VERSION = 1
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class _Counts(_Strict):
+class _Counts(Strict):
     total: int = Field(ge=1)
     in_scope: int = Field(ge=0)
     out_of_scope: int = Field(ge=0)
     left_out: int = Field(ge=0)
 
 
-class CalibrationFile(_Strict):
+class CalibrationFile(Strict):
     """What `pointsman calibrate` writes and serving reads."""
 
     version: int = Field(ge=VERSION, le=VERSION)
@@ -50,19 +45,7 @@ def read_calibration(path: Path) -> Promise:
         CatalogError: unreadable, or not a calibration; names every field.
 
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CatalogError([Problem(str(path), 0, "", "", f"cannot be read: {error.strerror}")]) from None
-    try:
-        stated = CalibrationFile.model_validate_json(content)
-    except ValidationError as error:
-        raise CatalogError(
-            [
-                Problem(str(path), 0, ".".join(map(str, item["loc"])), _short(item["input"]), item["msg"])
-                for item in error.errors(include_url=False)
-            ]
-        ) from None
+    stated = read_json(path, CalibrationFile)
     fields = {name: getattr(stated, name) for name in CalibrationFile.model_fields if name != "version"}
     return Promise(**(fields | {"labels": LabelCounts(**stated.labels.model_dump())}))
 
@@ -82,8 +65,3 @@ def calibration_json(promise: Promise) -> str:
         left_out=labels.left_out,
     )
     return CalibrationFile(version=VERSION, labels=counts, **fields).model_dump_json(indent=2) + "\n"
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -4,21 +4,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
-from pointsman.errors import CatalogError
+from pointsman.catalog.json_file import Strict, read_json
 from pointsman.values.cascade import AnswerCurve, AnswerModel, Cascade, Signals
-from pointsman.values.catalog import Problem
 
 VERSION = 1
-_SHOWN = 80
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class CurveEntry(_Strict):
+class CurveEntry(Strict):
     """The curve of one specialist; the lists go together."""
 
     features: list[str] = Field(min_length=1, max_length=64)
@@ -39,7 +33,7 @@ class CurveEntry(_Strict):
         return self
 
 
-class ModelEntry(_Strict):
+class ModelEntry(Strict):
     """What is known of one specialist's answers; see `values.cascade.AnswerModel`."""
 
     answers_hash: str = Field(pattern="^[0-9a-f]{64}$")
@@ -56,7 +50,7 @@ class ModelEntry(_Strict):
     auroc: float | None = Field(ge=0, le=1)
 
 
-class CascadeFile(_Strict):
+class CascadeFile(Strict):
     """What `pointsman cascade fit` writes and serving reads."""
 
     version: int = Field(ge=VERSION, le=VERSION)
@@ -73,19 +67,7 @@ def read_cascade(path: Path) -> Cascade:
         CatalogError: unreadable, or not a cascade file; names every field.
 
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CatalogError([Problem(str(path), 0, "", "", f"cannot be read: {error.strerror}")]) from None
-    try:
-        stated = CascadeFile.model_validate_json(content)
-    except ValidationError as error:
-        raise CatalogError(
-            [
-                Problem(str(path), 0, ".".join(map(str, item["loc"])), _short(item["input"]), item["msg"])
-                for item in error.errors(include_url=False)
-            ]
-        ) from None
+    stated = read_json(path, CascadeFile)
     models = tuple(_model(name, entry) for name, entry in stated.models.items())
     return Cascade(stated.made_at, stated.risk, stated.confidence, models)
 
@@ -118,8 +100,3 @@ def _model(name: str, entry: ModelEntry) -> AnswerModel:
     )
     fields = {field: getattr(entry, field) for field in ModelEntry.model_fields if field != "curve"}
     return AnswerModel(specialist=name, curve=curve, **fields)
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -16,6 +16,7 @@ from pointsman.cli.difficulty import difficulty
 from pointsman.cli.encoder import encoder
 from pointsman.cli.evaluate import evaluate, explain
 from pointsman.cli.intents import diff, import_, lint
+from pointsman.cli.options import Config
 from pointsman.cli.specialists import specialists
 from pointsman.cli.train import train
 from pointsman.errors import ConfigError, PointsmanError, unwrap
@@ -44,10 +45,6 @@ app.command()(train)
 
 _ENDED_BY_SIGNAL = 130
 
-Config = Annotated[
-    Path | None,
-    typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Address = Annotated[
     str, typer.Option(help="host:port of a running server; without it, routes in this process.")

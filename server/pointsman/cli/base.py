@@ -5,13 +5,11 @@ from typing import Annotated
 
 import typer
 
+from pointsman.cli.options import Config
+
 base = typer.Typer(help="Base models as files.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option(help="GGUF file to write; must not exist.")]
-Config = Annotated[
-    Path | None,
-    typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
-]
 
 
 @base.command()

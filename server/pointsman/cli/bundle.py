@@ -6,14 +6,12 @@ from typing import Annotated
 
 import typer
 
+from pointsman.cli.options import Config
+
 bundle = typer.Typer(
     help="Encoder, exemplars, index, thresholds and manifests in one hash-pinned file.", no_args_is_help=True
 )
 
-Config = Annotated[
-    Path | None,
-    typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
-]
 File = Annotated[Path, typer.Argument(help="The bundle.", show_default=False)]
 Version = Annotated[str, typer.Option(help="The version that it must have.")]
 

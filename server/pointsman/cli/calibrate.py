@@ -5,10 +5,7 @@ from typing import Annotated
 
 import typer
 
-Config = Annotated[
-    Path | None,
-    typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
-]
+from pointsman.cli.options import Config
 
 
 def calibrate(

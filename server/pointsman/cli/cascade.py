@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pointsman.cli.options import Config
+
 if TYPE_CHECKING:
     from pointsman.settings import Settings
     from pointsman.values.cascade import AnswerModel
@@ -15,10 +17,6 @@ cascade = typer.Typer(
     no_args_is_help=True,
 )
 
-Config = Annotated[
-    Path | None,
-    typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
-]
 Answers = Annotated[
     Path,
     typer.Option(

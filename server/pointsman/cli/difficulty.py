@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pointsman.cli.options import Config
+
 if TYPE_CHECKING:
     from pointsman.decision.difficulty import Difficulty
     from pointsman.decision.difficulty_file import Saved
@@ -21,10 +23,6 @@ difficulty = typer.Typer(
     no_args_is_help=True,
 )
 
-Config = Annotated[
-    Path | None,
-    typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
-]
 Data = Annotated[
     Path,
     typer.Option(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pointsman.cli.options import Config
 from pointsman.errors import CatalogError, ConfigError, PointsmanError, PreconditionError
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from pointsman.router.snapshot import Learned, Snapshot
     from pointsman.values.catalog import Catalog
 
-Config = Annotated[
-    Path | None,
-    typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _TROUBLE = 2

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pointsman.cli.options import Config
 from pointsman.errors import PointsmanError
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 _TROUBLE = 2
 """Exit status of `lint` and `diff` when they could not be carried out: 1 is for what they found."""
 
-Config = Annotated[
-    Path | None,
-    typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
-]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

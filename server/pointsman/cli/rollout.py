@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pointsman.cli.options import Config
+
 if TYPE_CHECKING:
     from pointsman.values.catalog import Rollout
 
 Name = Annotated[str, typer.Argument(help="The specialist.", show_default=False)]
-Config = Annotated[
-    Path | None,
-    typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
-]
 
 
 def promote(

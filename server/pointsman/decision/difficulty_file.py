@@ -7,7 +7,6 @@ arrays, and a sha256 over both: a byte that changed is found, though not a forge
 import hashlib
 import io
 import json
-import os
 import struct
 import tokenize
 import zipfile
@@ -15,12 +14,12 @@ import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.artifacts.whole_file import whole_file
 from pointsman.decision.difficulty import ALL_CLOUD, Difficulty, QualityPromise, covered
 from pointsman.decision.estimator import estimate
 from pointsman.decision.outcomes import LEAST_CALIBRATION, LEAST_TRAINING, Outcomes
@@ -95,18 +94,8 @@ def save(difficulty: Difficulty, path: Path, fitted: datetime | None = None) -> 
         **arrays,
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            scratch = Path(file.name)
-            try:
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-                scratch.chmod(0o644)
-                scratch.replace(path)
-            except BaseException:
-                scratch.unlink(missing_ok=True)
-                raise
+        with whole_file(path) as file:
+            file.write(buffer.getbuffer())
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be written: {error.strerror or error}") from error
 

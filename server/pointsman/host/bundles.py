@@ -1,6 +1,5 @@
 """Bundles over time: built from settings, verified, taken into use and rolled back."""
 
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from pointsman import __version__
 from pointsman.artifacts.bundle_file import BundleFile, read_bundle_file, write_bundle_file
+from pointsman.artifacts.whole_file import whole_file
 from pointsman.catalog.calibration_file import read_calibration
 from pointsman.decision.difficulty import Difficulty
 from pointsman.decision.difficulty_file import load as load_difficulty
@@ -182,18 +182,8 @@ def _difficulty(content: bytes | None, encoder_hash: str) -> Difficulty | None:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file whole or not at all."""
-    with NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".tmp", delete=False) as file:
-        scratch = Path(file.name)
-        try:
-            with source.open("rb") as content:
-                shutil.copyfileobj(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-            scratch.chmod(0o644)
-            scratch.replace(target)
-        except BaseException:
-            scratch.unlink(missing_ok=True)
-            raise
+    with whole_file(target) as file, source.open("rb") as content:
+        shutil.copyfileobj(content, file)
 
 
 def _guarded(active: Path, change: Callable[[], None]) -> None:
