@@ -1,4 +1,4 @@
-"""Files that others read at any moment: replaced whole, or not at all."""
+"""Files that others read at any moment: replaced whole, or not at all; and whether they changed since."""
 
 import os
 from collections.abc import Generator
@@ -28,3 +28,14 @@ def whole_file(path: Path, mode: int = 0o644) -> Generator[IO[bytes], None, None
         except BaseException:  # Ctrl-C, too, leaves nothing half-written behind
             scratch.unlink(missing_ok=True)
             raise
+
+
+def signature_of(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file does, whether written in place or replaced, without reading it.
+
+    Raises:
+        OSError: there is no such file.
+
+    """
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pointsman.artifacts.whole_file import signature_of
 from pointsman.catalog.files import dump, read, read_document, validate
 from pointsman.catalog.schema import SpecialistFile
 from pointsman.catalog.write import guard_writes, replace_file
@@ -122,10 +123,9 @@ class Rollouts:
         entries: dict[Path, _Entry] = {}
         for path in paths:
             try:
-                stat = path.stat()
+                signature = signature_of(path)
             except OSError:  # gone between the listing and now
                 continue
-            signature = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
             before = self._entries.get(path)
             entries[path] = before if before and before.signature == signature else _read(path, signature)
         self._entries = entries

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pointsman.artifacts.whole_file import signature_of
 from pointsman.catalog.files import read_document, shown, validate
 from pointsman.catalog.schema import RulesFile
 from pointsman.catalog.targets import Targets
@@ -46,10 +47,9 @@ class RulesSource:
     def _look(self, path: Path) -> bool:
         """Read the file if it changed; returns whether there is one."""
         try:
-            stat = path.stat()
+            signature = signature_of(path)
         except OSError:
             return False
-        signature = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
         if signature != self._signature:
             self._signature = signature
             try:

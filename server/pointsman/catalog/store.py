@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pointsman.artifacts.whole_file import signature_of
 from pointsman.catalog.files import Loaded, M, dump, read, validate
 from pointsman.catalog.rollouts import Rollouts
 from pointsman.catalog.rules_source import RulesSource
@@ -179,10 +180,9 @@ class FileStore:
     def _scan(self, folder: Path, model: type[M]) -> dict[Path, _Entry]:
         for path in _yaml_files(folder):
             try:
-                stat = path.stat()
+                signature = signature_of(path)
             except OSError:  # deleted between the listing and now
                 continue
-            signature = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
             before = self._entries.get(path)
             if before and before.signature == signature:
                 continue

@@ -255,25 +255,27 @@ class Generator:
 
     async def _repair(self, answer: Answer, specialist: Specialist) -> Draft | None:
         """Ask the specialist again, held to its format; None where that could not be done."""
-        watch = self._watch(answer, specialist)
-        normaliser = Normaliser(fenced=True)
-        finished: Finished | None = None
         try:
-            async with aclosing(self._local(answer, specialist, watch, repair=True)) as stream:
-                async for item in stream:
-                    if isinstance(item, Finished):
-                        finished = item
-                        break
-                    normaliser.feed(item.text)
-                    watch.take(item.logprob, normaliser.text)
+            return await self._unseen(answer, specialist, repair=True)
         except PointsmanError:  # a grammar that the engine refuses, a full queue, an engine that died
             return None
+
+    async def _unseen(self, answer: Answer, specialist: Specialist, *, repair: bool = False) -> Draft:
+        """Return a whole answer of a specialist, judged, of which its caller has been told nothing."""
+        watch = self._watch(answer, specialist)
+        normaliser = Normaliser(fenced=specialist.output.format != "text")
+        finished: Finished | None = None
+        async with aclosing(self._local(answer, specialist, watch, repair=repair)) as stream:
+            async for item in stream:
+                if isinstance(item, Finished):
+                    finished = item
+                    break
+                normaliser.feed(item.text)
+                watch.take(item.logprob, normaliser.text)
+        assert finished is not None  # noqa: S101 - a backend's stream ends with it, or raises
         normaliser.end()
-        if finished is None:
-            return None
-        text = normaliser.text
-        verdict = watch.end(text, cut=finished.reason is FinishReason.LENGTH)
-        return Draft(text, finished, verdict)
+        verdict = watch.end(normaliser.text, cut=finished.reason is FinishReason.LENGTH)
+        return Draft(normaliser.text, finished, verdict)
 
     async def _local(
         self, answer: Answer, specialist: Specialist, watch: Watch, *, repair: bool = False
@@ -314,24 +316,14 @@ class Generator:
             return
         catalog, request = answer.route.snapshot.catalog, answer.request
         self._trials.note(catalog, name, version, success=success)
-        ask = partial(self._ask_unseen, answer.route)
+        ask = partial(self._shadow, answer.route)
         self._trials.shadow(catalog, name, request, ask, answer.said, success=success)
 
-    async def _ask_unseen(self, route: Route, request: Request, version: Specialist) -> tuple[str, bool]:
+    async def _shadow(self, route: Route, request: Request, version: Specialist) -> tuple[str, bool]:
         """Ask a version for an answer that nobody sees; returns it, and whether it may stand."""
         answer = Answer(replace(request, budget_s=None), route, route.routed.decision, time.perf_counter())
-        watch = self._watch(answer, version)
-        normaliser = Normaliser(fenced=version.output.format != "text")
-        cut = False
-        async with aclosing(self._local(answer, version, watch)) as stream:
-            async for item in stream:
-                if isinstance(item, Finished):
-                    cut = item.reason is FinishReason.LENGTH
-                    break
-                normaliser.feed(item.text)
-                watch.take(item.logprob, normaliser.text)
-        normaliser.end()
-        return normaliser.text, watch.end(normaliser.text, cut=cut).shortfall is None
+        draft = await self._unseen(answer, version)
+        return draft.text, draft.verdict.shortfall is None
 
     def _watch(self, answer: Answer, specialist: Specialist) -> Watch:
         """Return the judge of the specialist's answers; one that is not on where nothing is to be judged."""

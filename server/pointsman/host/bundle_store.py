@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pointsman.artifacts.whole_file import signature_of
 from pointsman.errors import ArtifactError, PreconditionError
 from pointsman.host.bundles import Contents, open_bundle
 from pointsman.router.snapshot import Learned
@@ -36,11 +37,10 @@ class BundleStore:
 
         """
         try:
-            stat = self._path.stat()
+            signature = signature_of(self._path)
         except OSError as error:
             self._refuse(ArtifactError(f"{self._path}: cannot be read: {error.strerror}"))
         else:
-            signature = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
             if signature != self._signature:
                 try:
                     self.contents = open_bundle(self._path, self._settings, self._encoder_hash)

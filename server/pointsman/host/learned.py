@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from pointsman.artifacts.whole_file import signature_of
 from pointsman.catalog.calibration_file import read_calibration
 from pointsman.catalog.cascade_file import read_cascade
 from pointsman.decision.difficulty_file import load as load_difficulty
@@ -54,11 +55,10 @@ class _LastGood(Generic[T]):
 
     def look(self) -> None:
         try:
-            stat = self._path.stat()
+            signature = signature_of(self._path)
         except OSError:
             self._signature, self.value, self.digest, self.problems = None, None, "", ()
             return
-        signature = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
         if signature == self._signature:
             return
         self._signature = signature
