@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.decision.answer_model import FEATURES, Judged, auroc, confidence_of, fit
-from pointsman.decision.signals import FLOOR, SignalReader, loop_start, refuses, repeated_share
+from pointsman.decision.signals import FLOOR, SignalReader, loop_start, refuses, repeated_share, words_of
 from pointsman.values.cascade import Signals
 
 
-def read(*logprobs: float | None, text: str = "") -> Signals:
-    reader = SignalReader()
+def read(*logprobs: float | None, text: str = "", asked: str = "") -> Signals:
+    reader = SignalReader(asked)
     for logprob in logprobs:
         reader.take(logprob)
     return reader.signals(text)
@@ -132,6 +132,47 @@ def test_answers_that_are_all_right_make_a_flat_curve_that_stands() -> None:
     assert model.holds
     assert set(model.curve.weights) == {0.0}
     assert model.auroc is None
+
+
+def test_strange_words_are_those_of_the_answer_that_the_conversation_does_not_hold() -> None:
+    asked = "columns: city, Host_Team\nWhich city for Île-de-France 2019?"
+    signals = read(-0.1, text="SELECT host_team WHERE city = 'île-de-france 2018'", asked=asked)
+    assert signals.strange == {"select", "where", "2018"}
+    assert words_of("SELECT cit", whole=False) == {"select"}
+    assert words_of("SELECT city ", whole=False) == {"select", "city"}
+    assert words_of("") == words_of("", whole=False) == frozenset()
+
+
+def _copied(n: int) -> list[Judged]:
+    """Answers that all look sure; the wrong ones hold a name that nobody said."""
+    rng = random.Random(0)  # noqa: S311 - no secret
+    found = []
+    for i in range(n):
+        right, name = rng.random() < 0.7, f"name{i}"
+        text = f"CITY: {name if right else f'other{i}'}"
+        logprobs = [-rng.expovariate(12) for _ in range(8)]
+        found.append(
+            Judged(read(*logprobs, text=text, asked=f"weather in {name}"), right, fitting=i % 2 == 0)
+        )
+    return found
+
+
+def test_a_word_that_nobody_said_is_a_sign_of_error_and_one_of_the_format_is_none() -> None:
+    (model,) = fit({"a": _copied(300)}, {"a": "h"}, 0.05, 0.95)
+    assert model.curve.words == {"city"}
+    assert model.auroc is not None
+    assert model.auroc > 0.99
+    assert model.holds
+    assert model.kept > 0.6
+
+
+def test_no_answer_vouches_for_its_own_words() -> None:
+    twice = [Judged(read(-0.1, text="odd word"), True, fitting=True) for _ in range(2)]
+    others = [Judged(read(-0.1, text="common"), i % 2 == 0, fitting=True) for i in range(40)]
+    (model,) = fit({"a": twice + others}, {"a": "h"}, 0.05, 0.95)
+    assert model.curve.words == {"odd", "word", "common"}
+    strange = model.curve.features.index("strange")
+    assert model.curve.centre[strange] > 0  # the two were strange to each other while the curve was fitted
 
 
 def test_features_are_fields_of_the_signals() -> None:

@@ -20,6 +20,7 @@ class CurveEntry(Strict):
     scale: list[float]
     weights: list[float]
     intercept: float
+    words: list[str] = Field(default=[], max_length=100_000)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -77,6 +78,7 @@ def cascade_json(cascade: Cascade) -> str:
     models = {}
     for model in cascade.models:
         fields = asdict(model)
+        fields["curve"]["words"] = sorted(model.curve.words)
         name = fields.pop("specialist")
         models[name] = ModelEntry.model_validate(fields)
     stated = CascadeFile(
@@ -97,6 +99,7 @@ def _model(name: str, entry: ModelEntry) -> AnswerModel:
         scale=tuple(stated.scale),
         weights=tuple(stated.weights),
         intercept=stated.intercept,
+        words=frozenset(stated.words),
     )
     fields = {field: getattr(entry, field) for field in ModelEntry.model_fields if field != "curve"}
     return AnswerModel(specialist=name, curve=curve, **fields)

@@ -6,8 +6,9 @@ source of the scheme: cheapest model first, escalate on low confidence (Chen, Za
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,10 @@ from pointsman.decision.signals import unsure_at_all
 from pointsman.values.cascade import AnswerCurve, AnswerModel, Signals
 
 FEATURES = (
-    "lowest", "lowest_three", "mean", "total", "tokens", "doubted", "repeated", "cut", "refusal", "invalid",
+    "lowest", "lowest_three", "mean", "total", "tokens", "doubted", "repeated", "cut", "refusal", "invalid", "strange",
 )  # fmt: skip
+_OWN_FROM = 2
+"""Other right answers that hold a word which their prompts do not, from which it is the specialist's own."""
 _LEAST_OF_EACH = 10
 """Right and wrong answers under which a specialist gets no curve of its own."""
 
@@ -40,14 +43,14 @@ def fit(
     A specialist with few labels shares the curve of all; its threshold is its own always. Where all labels
     are of one kind, the curve is the mean of that kind: flat.
     """
-    everyone = [judged for group in answers.values() for judged in group if judged.fitting]
-    shared = _curve(everyone)
+    fitting = {name: [j for j in group if j.fitting] for name, group in answers.items()}
+    bare = {name: _without_own_words(group) for name, group in fitting.items()}
+    shared = _curve([judged for group in bare.values() for judged in group])
     models = []
     for name, group in sorted(answers.items()):
-        fitting = [judged for judged in group if judged.fitting]
-        right = sum(judged.right for judged in fitting)
-        alone = min(right, len(fitting) - right) >= _LEAST_OF_EACH
-        curve = _curve(fitting) if alone else shared
+        right = sum(judged.right for judged in fitting[name])
+        alone = min(right, len(fitting[name]) - right) >= _LEAST_OF_EACH
+        curve = replace(_curve(bare[name]) if alone else shared, words=_own_words(fitting[name]))
         models.append(_model(name, hashes[name], curve, group, risk, confidence, shared=not alone))
     return models
 
@@ -78,7 +81,7 @@ def confidences(curve: AnswerCurve, signals: Sequence[Signals]) -> NDArray[np.fl
 
 
 def _confidences(curve: AnswerCurve, signals: Sequence[Signals]) -> NDArray[np.float64]:
-    rows = _rows(signals, curve.features)
+    rows = _rows(signals, curve.features, curve.words)
     scaled = (rows - np.array(curve.centre)) / np.array(curve.scale)
     found = sigmoid(scaled @ np.array(curve.weights) + curve.intercept)
     found[[unsure_at_all(s) for s in signals]] = 0.0
@@ -88,7 +91,7 @@ def _confidences(curve: AnswerCurve, signals: Sequence[Signals]) -> NDArray[np.f
 def _curve(judged: Sequence[Judged]) -> AnswerCurve:
     from sklearn.linear_model import LogisticRegression
 
-    rows = _rows([j.signals for j in judged], FEATURES)
+    rows = _rows([j.signals for j in judged], FEATURES, frozenset())
     right = np.array([j.right for j in judged], bool)
     centre = rows.mean(axis=0) if len(rows) else np.zeros(len(FEATURES))
     spread = rows.std(axis=0) if len(rows) else np.zeros(len(FEATURES))
@@ -103,6 +106,21 @@ def _curve(judged: Sequence[Judged]) -> AnswerCurve:
     return AnswerCurve(
         FEATURES, tuple(centre.tolist()), tuple(scale.tolist()), tuple(map(float, weights)), intercept
     )
+
+
+def _own_words(judged: Sequence[Judged]) -> frozenset[str]:
+    counts = Counter(word for j in judged if j.right for word in j.signals.strange)
+    return frozenset(word for word, count in counts.items() if count >= _OWN_FROM)
+
+
+def _without_own_words(judged: Sequence[Judged]) -> list[Judged]:
+    """Take away the words that the other right answers hold: no answer vouches for itself."""
+    counts = Counter(word for j in judged if j.right for word in j.signals.strange)
+    found = []
+    for j in judged:
+        strange = frozenset(word for word in j.signals.strange if counts[word] - j.right < _OWN_FROM)
+        found.append(replace(j, signals=replace(j.signals, strange=strange)))
+    return found
 
 
 def _model(
@@ -144,11 +162,14 @@ def _least_labels(risk: float, confidence: float) -> int:
     return math.ceil(math.log(1 - confidence) / math.log(1 - risk))
 
 
-def _rows(signals: Sequence[Signals], features: Sequence[str]) -> NDArray[np.float64]:
+def _rows(signals: Sequence[Signals], features: Sequence[str], own: frozenset[str]) -> NDArray[np.float64]:
     """Return the features (n, k). Counts enter by their logarithm: answers differ in length by orders."""
-    rows = np.array([[float(getattr(s, name)) for name in features] for s in signals], np.float64)
-    rows = rows.reshape(len(signals), len(features))
+    rows = np.zeros((len(signals), len(features)))
     for i, name in enumerate(features):
-        if name in {"tokens", "doubted"}:
+        if name == "strange":
+            rows[:, i] = [len(s.strange - own) for s in signals]
+        else:
+            rows[:, i] = [getattr(s, name) for s in signals]
+        if name in {"tokens", "doubted", "strange"}:
             rows[:, i] = np.log1p(rows[:, i])
     return rows

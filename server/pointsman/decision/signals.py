@@ -3,6 +3,8 @@
 What a small model's log-probabilities are worth, as AUROC for 'the answer is exactly right' over three tasks:
 minimum 0.83-0.89, mean of the three lowest 0.84-0.89, plain mean 0.67-0.90, first tokens next to nothing
 (benchmarks/results/cascade.md). So the whole answer is judged, or what of it is complete.
+What they do not see is a word that was made up and is then written with ease: of a specialist that copies from its
+prompt (slots, columns, order numbers), a word that is neither its own nor the prompt's is a sign of error.
 """
 
 import heapq
@@ -41,12 +43,15 @@ _REPEATS = 4
 _LEAST_WORDS = 12
 _LINES = 4
 _WORD = re.compile(r"\S+")
+_LETTERS = re.compile(r"\w+")
 
 
 class SignalReader:
-    """Reads one answer as it comes."""
+    """Reads one answer as it comes; `asked` is the conversation that it answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: str = "") -> None:
+        self._asked = asked
+        self._words: frozenset[str] | None = None
         self._three: list[float] = []  # the three least, negated: a heap whose root is the greatest of them
         self._total = 0.0
         self._tokens = 0
@@ -65,9 +70,11 @@ class SignalReader:
         else:
             heapq.heappushpop(self._three, -value)
 
-    def signals(self, text: str, *, cut: bool = False, invalid: bool = False) -> Signals:
+    def signals(self, text: str, *, cut: bool = False, invalid: bool = False, whole: bool = True) -> Signals:
         """Return what the tokens so far say; `text` is the answer that they make, normalised."""
         told = self._tokens
+        if self._words is None:
+            self._words = words_of(self._asked)
         return Signals(
             lowest=-max(self._three) if told else 0.0,
             lowest_three=-sum(self._three) / len(self._three) if told else 0.0,
@@ -79,6 +86,7 @@ class SignalReader:
             cut=cut,
             refusal=refuses(text),
             invalid=invalid,
+            strange=words_of(text, whole=whole) - self._words,
         )
 
 
@@ -91,6 +99,14 @@ def refuses(text: str) -> bool:
     """Whether an answer begins by declining."""
     begun = text.lstrip()[:32].casefold().replace("’", "'")
     return begun.startswith(REFUSALS)
+
+
+def words_of(text: str, *, whole: bool = True) -> frozenset[str]:
+    """Return the runs of letters, digits and underscores, in lower case; not one that may go on, unless `whole`."""
+    words = _LETTERS.findall(text.casefold())
+    if words and not whole and (text[-1].isalnum() or text[-1] == "_"):
+        del words[-1]
+    return frozenset(words)
 
 
 def repeated_share(text: str) -> float:

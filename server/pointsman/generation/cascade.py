@@ -42,13 +42,19 @@ class Watch:
     """
 
     def __init__(
-        self, output: Output, model: AnswerModel | None, settings: CascadeSettings, *, holds_back: bool
+        self,
+        output: Output,
+        model: AnswerModel | None,
+        settings: CascadeSettings,
+        asked: str,
+        *,
+        holds_back: bool,
     ) -> None:
         self.model = model
         self._format = format_of(output)
         self._settings = settings
         self._holds_back = holds_back
-        self._reader = SignalReader()
+        self._reader = SignalReader(asked)
         self._tokens = 0
         self._complete = 0
 
@@ -73,7 +79,7 @@ class Watch:
                 return Verdict(Shortfall.REPETITION, None, "The local answer went in circles", stands)
         if not self._is_checkpoint(text):
             return FINE
-        return self._by_model(text, cut=False, invalid=False)
+        return self._by_model(text, cut=False, invalid=False, whole=False)
 
     def end(self, text: str, *, cut: bool) -> Verdict:
         """Judge the whole answer; `cut` when the token limit ended it."""
@@ -99,10 +105,11 @@ class Watch:
         self._complete = max(complete, self._complete)
         return grown or (self._holds_back and self._tokens == self._settings.commit_tokens)
 
-    def _by_model(self, text: str, *, cut: bool, invalid: bool) -> Verdict:
+    def _by_model(self, text: str, *, cut: bool, invalid: bool, whole: bool = True) -> Verdict:
         if self.model is None:
             return FINE
-        confidence = confidence_of(self.model.curve, self._reader.signals(text, cut=cut, invalid=invalid))
+        signals = self._reader.signals(text, cut=cut, invalid=invalid, whole=whole)
+        confidence = confidence_of(self.model.curve, signals)
         required = self.model.required_confidence
         if confidence is None or (confidence >= required and self.model.holds):
             return Verdict(None, confidence)

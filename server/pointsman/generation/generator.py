@@ -332,7 +332,8 @@ class Generator:
         if self._cascade.enabled and specialist.cascade and learned is not None:
             model = learned.model(specialist.name, specialist.answers_hash)
         output = specialist.output if self._cascade.enabled else FREE_TEXT
-        return Watch(output, model, self._cascade, holds_back=answer.request.hold_back)
+        asked = "\n".join(message.content for message in answer.request.messages)
+        return Watch(output, model, self._cascade, asked, holds_back=answer.request.hold_back)
 
     def _may_escalate(self, answer: Answer) -> bool:
         if self._cloud is None or answer.decision.reason is Reason.CLOUD_DOWN:

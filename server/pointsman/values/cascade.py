@@ -13,6 +13,7 @@ class Signals:
     tokens: how many were told; doubted: those under one half
     repeated: share of four-word sequences that came before, in [0, 1]
     cut: the token limit ended it; refusal: it declines; invalid: it breaks its format
+    strange: its words that the conversation does not hold, in lower case
     """
 
     lowest: float = 0.0
@@ -25,6 +26,7 @@ class Signals:
     cut: bool = False
     refusal: bool = False
     invalid: bool = False
+    strange: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class AnswerCurve:
     """Probability that an answer is right: σ(intercept + Σ weight · (feature − centre) / scale).
 
     features: names, in the order of the other three; see `decision.answer_model.FEATURES`
+    words: of right answers that their prompts did not hold: the specialist's own, and nothing strange
     """
 
     features: tuple[str, ...]
@@ -39,6 +42,7 @@ class AnswerCurve:
     scale: tuple[float, ...]
     weights: tuple[float, ...]
     intercept: float
+    words: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
