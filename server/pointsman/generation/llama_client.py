@@ -9,6 +9,8 @@ the seed plus n - 1, if there is a seed: the same distribution, but not the same
 import asyncio
 import json
 import math
+import socket
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -24,6 +26,8 @@ from pointsman.values.events import Finished, FinishReason, Token, Usage
 _RETRY_S = 1.0
 _PROBE_TOKENS = 4
 _EVENT = "data: "
+_RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+"""Closing a connection breaks it: the engine's next write fails, where after an orderly end only the one after does."""
 
 
 @dataclass(slots=True)
@@ -68,9 +72,10 @@ class LlamaClient:
             timeout=httpx2.Timeout(read_s, connect=connect_s),
             # On loopback a new connection is cheap, and an engine that closes an idle one just as it is used
             # again fails a request. Closing a connection is how an answer is cancelled.
-            limits=httpx2.Limits(max_keepalive_connections=0),
+            transport=httpx2.AsyncHTTPTransport(
+                limits=httpx2.Limits(max_keepalive_connections=0), socket_options=[_RESET], verify=False
+            ),
             trust_env=False,
-            verify=False,
         )
 
     async def close(self) -> None:
