@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from adapters import write_adapter
 from pointsman.errors import ArtifactError, CatalogError, ConfigError
+from pointsman.host.training import keep_baselines, kept_baselines
 from pointsman.training.agreement import Agreement, check_agreement
 from pointsman.training.card import Card
 from pointsman.training.engine import Answer
@@ -350,3 +351,14 @@ def test_merge_overwrites_nothing(base_model: Path, tmp_path: Path) -> None:
     result = _run("base", "merge", base_model, base_model, "--out", out)
     assert isinstance(result.exception, ConfigError)
     assert out.read_bytes() == b"precious"
+
+
+def test_what_the_base_reached_is_known_to_a_resumed_training_of_the_same_order_only(tmp_path: Path) -> None:
+    path = tmp_path / "baselines.json"
+    figures = {"zero-shot": Figures(2, 0.5, 0.75, None, Confidence(0.5, 0.25, 1.0), 40.0)}
+    keep_baselines(path, "order", figures)
+    assert kept_baselines(path, "order") == figures
+    assert kept_baselines(path, "another") is None
+    path.write_text('{"of": "order", "figures": {"zero-shot": {"answers": 2}}}')
+    assert kept_baselines(path, "order") is None
+    assert kept_baselines(tmp_path / "none.json", "order") is None

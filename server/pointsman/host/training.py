@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.artifacts.store import Progress as FetchProgress
@@ -94,6 +95,15 @@ class Reporter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class _Baselines:
+    of: str
+    figures: dict[str, Figures]
+
+
+_BASELINES = TypeAdapter(_Baselines)
+
+
+@dataclass(frozen=True, slots=True)
 class _Material:
     """Files read and checked, and their rows as tokens. `judged_on` is the file or part that judges."""
 
@@ -136,7 +146,11 @@ def train_adapter(settings: Settings, order: Order, report: Reporter, fetching: 
     base = load_base(base_path, order.threads)
     material = _material(train_file, held_out, base.tokenizer, order)
     checkpoint = _checkpoint(settings, order)
-    figures = _baselines(base_path, material, order, report)
+    known = checkpoint.with_name("baselines.json")
+    figures = kept_baselines(known, _judged_by(order, material)) if order.resume else None
+    if figures is None:
+        figures = _baselines(base_path, material, order, report)
+        keep_baselines(known, _judged_by(order, material), figures)
     model = add_adapter(base, order.recipe)
     trained = train(
         base,
@@ -188,6 +202,7 @@ def train_adapter(settings: Settings, order: Order, report: Reporter, fetching: 
         card_path.write_text(card.to_text(), encoding="utf-8")
     diff = _register(settings, manifest, before, order, material, target, sha256)
     checkpoint.unlink()
+    known.unlink()
     return Delivered(target, card_path, manifest, diff, figures, agreements)
 
 
@@ -196,6 +211,26 @@ def fingerprint(order: Order, data: ExampleFile) -> str:
     recipe = asdict(replace(order.recipe, minutes=None))
     text = repr((sorted(recipe.items()), data.sha256, data.leaks, order.base.sha256, data.examples[0].system))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _judged_by(order: Order, material: _Material) -> str:
+    """Return what the measurement of the base depends on."""
+    judged_on = [(example.user, example.answer) for example in material.judged_on]
+    return hashlib.sha256(repr((fingerprint(order, material.train), judged_on)).encode()).hexdigest()
+
+
+def keep_baselines(path: Path, of: str, figures: dict[str, Figures]) -> None:
+    """Keep what the base alone reached, so that `--resume` need not measure it again."""
+    path.write_bytes(_BASELINES.dump_json(_Baselines(of, figures)))
+
+
+def kept_baselines(path: Path, of: str) -> dict[str, Figures] | None:
+    """Return what was measured for the very same order; None where nothing was."""
+    try:
+        kept = _BASELINES.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return kept.figures if kept.of == of else None
 
 
 def _manifest_before(path: Path, order: Order) -> Specialist | None:
