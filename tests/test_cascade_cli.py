@@ -14,8 +14,9 @@ from harness import Cloud, Site, collect, running, until, write_specialist
 from pointsman.catalog.cascade_file import cascade_json, read_cascade
 from pointsman.cli.app import app
 from pointsman.client import constraints, said
-from pointsman.errors import CatalogError
-from pointsman.host.offline import load_catalog
+from pointsman.errors import CatalogError, PreconditionError
+from pointsman.host.bundles import build_bundle
+from pointsman.host.offline import load_catalog, open_workbench
 from pointsman.review.cascade import figures_on, fit_cascade, is_held_out, read_answers
 from pointsman.settings import Settings
 from pointsman.v1 import router_pb2
@@ -33,7 +34,7 @@ def write_answers(path: Path, n: int = 600, specialist: str = "support", **more:
         fields = {
             "specialist": specialist,
             "prompt": f"p {i}",
-            "answer": "a b",
+            "answer": "a b" if right else f"a made{i}",
             "logprobs": logprobs,
             "right": right,
         }
@@ -178,6 +179,19 @@ def test_a_cascade_file_that_is_none_is_refused_by_field(site: Site, change: dic
     with pytest.raises(CatalogError) as raised:
         read_cascade(path)
     assert all(problem.file == str(path) and problem.field for problem in raised.value.problems)
+
+
+def test_a_bundle_carries_the_cascade_and_not_a_stale_one(site: Site) -> None:
+    settings = site.fill().settings()
+    (site.root / "cascade.json").write_text(fitted(site, settings, 600))
+    with open_workbench(settings) as bench:
+        contents = build_bundle(settings, bench, site.root / "a.bundle")
+        assert contents.facts["cascade"] is True
+        assert contents.matcher.learned.cascade == read_cascade(site.root / "cascade.json")
+        write_specialist(site.specialists, "support", system_prompt="Another one.")
+        with pytest.raises(PreconditionError, match=r"cascade\.json: models\.support: stale"):
+            build_bundle(settings, bench, site.root / "b.bundle")
+    assert not (site.root / "b.bundle").exists()
 
 
 async def test_a_server_takes_the_file_up_and_says_where_it_is_stale(site: Site) -> None:

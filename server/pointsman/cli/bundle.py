@@ -21,7 +21,7 @@ def build(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("pointsman.bundle"),
     config: Config = None,
 ) -> None:
-    """Write one file from the configured folders, the calibration and the difficulty model."""
+    """Write one file from the configured folders, the calibration, the difficulty model and the cascade."""
     from pointsman.host.bundles import build_bundle
     from pointsman.host.logs import configure_logs
     from pointsman.host.offline import open_workbench

@@ -6,20 +6,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from pointsman import __version__
 from pointsman.artifacts.bundle_file import BundleFile, read_bundle_file, write_bundle_file
 from pointsman.artifacts.whole_file import whole_file
 from pointsman.catalog.calibration_file import read_calibration
-from pointsman.decision.difficulty import Difficulty
+from pointsman.catalog.cascade_file import read_cascade
 from pointsman.decision.difficulty_file import load as load_difficulty
 from pointsman.embedding.card import CARD_FILE, GRAPH_FILE, TOKENIZER_FILE
 from pointsman.embedding.encoder import Encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
-from pointsman.errors import ArtifactError, PreconditionError
+from pointsman.errors import ArtifactError, CatalogError, PreconditionError
 from pointsman.host.offline import Workbench, load_catalog
 from pointsman.router.bundle import (
+    CASCADE,
     DIFFICULTY,
     ENCODER_MODEL,
     ENCODER_TOKENIZER,
@@ -30,6 +31,9 @@ from pointsman.router.bundle import (
 )
 from pointsman.router.snapshot import Learned, Matcher
 from pointsman.settings import Settings
+from pointsman.values.cascade import STALE
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ def build_bundle(settings: Settings, bench: Workbench, out: Path) -> Contents:
 
     Raises:
         CatalogError: a file of the catalog was refused.
-        PreconditionError: no intents, or a calibration that is stale.
+        PreconditionError: no intents, or a calibration or a cascade that is stale.
         ArtifactError: `out` cannot be written.
 
     """
@@ -67,6 +71,11 @@ def build_bundle(settings: Settings, bench: Workbench, out: Path) -> Contents:
     if settings.paths.difficulty.is_file():
         load_difficulty(settings.paths.difficulty, bench.encoder_hash)  # refuses what could not be served
         members[DIFFICULTY] = settings.paths.difficulty.read_bytes()
+    if settings.paths.cascade.is_file():
+        cascade = read_cascade(settings.paths.cascade)
+        for model in cascade.stale(catalog):
+            raise PreconditionError(f"{settings.paths.cascade}: models.{model.specialist}: {STALE}")
+        members[CASCADE] = settings.paths.cascade.read_bytes()
     facts = {
         "built_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "pointsman": __version__,
@@ -77,6 +86,7 @@ def build_bundle(settings: Settings, bench: Workbench, out: Path) -> Contents:
         "specialists": [specialist.name for specialist in matcher.catalog.specialists],
         "promise": None if promise is None else f"{promise.risk:.1%} at {promise.confidence:.0%}",
         "difficulty": DIFFICULTY in members,
+        "cascade": CASCADE in members,
     }
     write_bundle_file(out, facts, members)
     return open_bundle(out, settings, bench.encoder_hash)
@@ -94,10 +104,11 @@ def open_bundle(path: Path, settings: Settings, encoder_hash: str) -> Contents:
         identity = encoder_of(bundle.members)
         encoder = _encoder(bundle, settings, identity, encoder_hash)
         matcher = matcher_of(bundle.members, settings.routing.neighbors)
-        difficulty = _difficulty(bundle.members.get(DIFFICULTY), identity.hash)
+        difficulty = _read(bundle, DIFFICULTY, lambda path: load_difficulty(path, identity.hash).difficulty)
+        cascade = _read(bundle, CASCADE, read_cascade)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    learned = Learned(matcher.promise, difficulty, bundle.version)
+    learned = Learned(matcher.promise, difficulty, bundle.version, cascade)
     return Contents(
         bundle.version, bundle.facts, identity, replace(matcher, learned=learned, encoder=encoder)
     )
@@ -171,13 +182,17 @@ def _encoder(
     return encoder
 
 
-def _difficulty(content: bytes | None, encoder_hash: str) -> Difficulty | None:
-    if content is None:
+def _read(bundle: BundleFile, name: str, read: Callable[[Path], T]) -> T | None:
+    """Read a member as the file that it was made from."""
+    if name not in bundle.members:
         return None
     with TemporaryDirectory() as folder:
-        path = Path(folder) / DIFFICULTY
-        path.write_bytes(content)
-        return load_difficulty(path, encoder_hash).difficulty
+        path = Path(folder) / name
+        path.write_bytes(bundle.members[name])
+        try:
+            return read(path)
+        except CatalogError as error:
+            raise ArtifactError(f"bundle: {name}: {error}") from error
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from pointsman.host.learned import LearnedFiles
 from pointsman.host.offline import file_store
 from pointsman.router.snapshot import Learned
 from pointsman.settings import Settings
+from pointsman.values.cascade import STALE
 from pointsman.values.catalog import Catalog, Problem
 
 
@@ -65,12 +66,7 @@ class FolderStore:
 
     def _stale_models(self, catalog: Catalog, learned: Learned) -> tuple[Problem, ...]:
         """Return the models of answers that other files or prompts made; they are not used."""
-        message = (
-            "stale: fitted on answers of another base, adapter or prompt; run `pointsman cascade fit` again"
-        )
         return tuple(
-            Problem(self._cascade.name, 0, f"models.{model.specialist}", model.answers_hash[:12], message)
-            for model in (learned.cascade.models if learned.cascade else ())
-            for specialist in [catalog.specialist(model.specialist)]
-            if specialist is not None and specialist.answers_hash != model.answers_hash
+            Problem(self._cascade.name, 0, f"models.{model.specialist}", model.answers_hash[:12], STALE)
+            for model in (learned.cascade.stale(catalog) if learned.cascade else ())
         )

@@ -21,7 +21,7 @@ from pointsman.values.catalog import Catalog, Intent, Rule, Specialist
 from pointsman.values.promise import Promise
 
 ENCODER_MODEL, ENCODER_TOKENIZER = "encoder/model.onnx", "encoder/tokenizer.json"
-DIFFICULTY = "difficulty.npz"
+DIFFICULTY, CASCADE = "difficulty.npz", "cascade.json"
 
 T = TypeVar("T")
 

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from pointsman.values.catalog import Catalog
+
+STALE = "stale: fitted on answers of another base, adapter or prompt; run `pointsman cascade fit` again"
+
 
 @dataclass(frozen=True, slots=True)
 class Signals:
@@ -93,6 +97,11 @@ class Cascade:
         """Return the model of a specialist; None where there is none, or it is stale."""
         found = self.named(specialist)
         return found if found is not None and found.answers_hash == answers_hash else None
+
+    def stale(self, catalog: Catalog) -> tuple[AnswerModel, ...]:
+        """Return the models of specialists that answer otherwise by now; they are not used."""
+        known = {specialist.name: specialist.answers_hash for specialist in catalog.specialists}
+        return tuple(m for m in self.models if known.get(m.specialist, m.answers_hash) != m.answers_hash)
 
     def named(self, specialist: str) -> AnswerModel | None:
         """Return the model of that name, stale or not."""
