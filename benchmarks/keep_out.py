@@ -12,7 +12,7 @@ import json
 import random
 from pathlib import Path
 
-KEPT_OUT = {"support": 300, "slots": 500, "sql": 200}
+KEPT_OUT = {"support": 300, "slots": 500, "sql": 100}
 
 
 def main() -> None:
