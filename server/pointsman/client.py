@@ -4,8 +4,11 @@ Answers are the messages of `pointsman.v1`, errors are grpc's own (`grpc.RpcErro
 one sentence what an error means and what to do.
 """
 
+import os
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -20,6 +23,46 @@ DEFAULT_TIMEOUT_S = 120.0
 
 Conversation = str | Sequence[router_pb2.Message]
 """A prompt, or messages, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a client shows a server, and what it knows the server by.
+
+    token: bearer token, sent with every call; plain text without `tls`, so for servers on this machine only
+    tls: whether the channel is encrypted; so it is with a `ca` or a `certificate`
+    ca: PEM; the server's certificate must be signed by one of these, instead of a public authority
+    certificate, key: PEM of the client's own certificate, for servers that ask for one
+    """
+
+    token: str = field(default="", repr=False)
+    tls: bool = False
+    ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Return POINTSMAN_TOKEN, and what is in the files that POINTSMAN_CA, _CERTIFICATE and _KEY name.
+
+        Raises:
+            OSError: a file cannot be read.
+
+        """
+        ca, certificate, key = (
+            Path(path).read_bytes() if (path := os.environ.get(f"POINTSMAN_{name}")) else None
+            for name in ("CA", "CERTIFICATE", "KEY")
+        )
+        return cls(os.environ.get("POINTSMAN_TOKEN", ""), ca=ca, certificate=certificate, key=key)
+
+    def credentials(self) -> Any:
+        """Return channel credentials; None for plain text."""
+        if not (self.tls or self.ca or self.certificate):
+            return None
+        return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)
+
+
+_PLAIN = Access()
 
 
 def constraints(
@@ -64,10 +107,13 @@ def said(text: str, event: router_pb2.GenerateResponse) -> str:
     return text
 
 
-def _metadata(caller: str) -> tuple[tuple[str, str], ...]:
+def _metadata(caller: str, token: str) -> tuple[tuple[str, str], ...]:
     if caller and not re.fullmatch(IDENTIFIER, caller):
         raise ValueError(f"caller must match {IDENTIFIER} (got {caller!r})")
-    return ((CALLER, caller),) if caller else ()
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("the token has characters that cannot be sent")
+    shown = ((CALLER, caller),) if caller else ()
+    return (*shown, ("authorization", f"Bearer {token}")) if token else shown
 
 
 def explain(error: grpc.RpcError) -> str:
@@ -85,20 +131,31 @@ class AsyncClient:
     """A channel to one server. Use it as an async context manager, and for many calls."""
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S, caller: str = ""
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        caller: str = "",
+        access: Access = _PLAIN,
     ) -> None:
         """Open a channel; nothing is sent yet.
 
         timeout_s: deadline of every call
-        caller: name that rules may ask for, sent with every request
+        caller: name that rules may ask for, sent with every request; a server that knows its callers ignores it
+        access: token and certificates
 
         Raises:
-            ValueError: a name that cannot be sent.
+            ValueError: a name or a token that cannot be sent.
 
         """
         self._timeout_s = timeout_s
-        self._metadata = _metadata(caller)
-        self._channel = grpc.aio.insecure_channel(address)
+        self._metadata = _metadata(caller, access.token)
+        credentials = access.credentials()
+        self._channel = (
+            grpc.aio.secure_channel(address, credentials)
+            if credentials
+            else grpc.aio.insecure_channel(address)
+        )
         self._router = router_pb2_grpc.RouterServiceStub(self._channel)
         self.catalog = catalog_pb2_grpc.CatalogServiceStub(self._channel)
 
@@ -169,14 +226,14 @@ class AsyncClient:
     async def list_specialists(self) -> catalog_pb2.ListSpecialistsResponse:
         """Return the specialists, how they are doing, and the health of the catalog."""
         response: catalog_pb2.ListSpecialistsResponse = await self.catalog.ListSpecialists(
-            catalog_pb2.ListSpecialistsRequest(), timeout=self._timeout_s
+            catalog_pb2.ListSpecialistsRequest(), timeout=self._timeout_s, metadata=self._metadata
         )
         return response
 
     async def list_intents(self) -> catalog_pb2.ListIntentsResponse:
         """Return the intents and the health of the catalog."""
         response: catalog_pb2.ListIntentsResponse = await self.catalog.ListIntents(
-            catalog_pb2.ListIntentsRequest(), timeout=self._timeout_s
+            catalog_pb2.ListIntentsRequest(), timeout=self._timeout_s, metadata=self._metadata
         )
         return response
 
@@ -185,20 +242,29 @@ class Client:
     """The same, without an event loop. Safe to share between threads."""
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S, caller: str = ""
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        caller: str = "",
+        access: Access = _PLAIN,
     ) -> None:
         """Open a channel; nothing is sent yet.
 
         timeout_s: deadline of every call
-        caller: name that rules may ask for, sent with every request
+        caller: name that rules may ask for, sent with every request; a server that knows its callers ignores it
+        access: token and certificates
 
         Raises:
-            ValueError: a name that cannot be sent.
+            ValueError: a name or a token that cannot be sent.
 
         """
         self._timeout_s = timeout_s
-        self._metadata = _metadata(caller)
-        self._channel = grpc.insecure_channel(address)
+        self._metadata = _metadata(caller, access.token)
+        credentials = access.credentials()
+        self._channel = (
+            grpc.secure_channel(address, credentials) if credentials else grpc.insecure_channel(address)
+        )
         self._router = router_pb2_grpc.RouterServiceStub(self._channel)
         self.catalog = catalog_pb2_grpc.CatalogServiceStub(self._channel)
 
@@ -268,13 +334,13 @@ class Client:
     def list_specialists(self) -> catalog_pb2.ListSpecialistsResponse:
         """Return the specialists, how they are doing, and the health of the catalog."""
         response: catalog_pb2.ListSpecialistsResponse = self.catalog.ListSpecialists(
-            catalog_pb2.ListSpecialistsRequest(), timeout=self._timeout_s
+            catalog_pb2.ListSpecialistsRequest(), timeout=self._timeout_s, metadata=self._metadata
         )
         return response
 
     def list_intents(self) -> catalog_pb2.ListIntentsResponse:
         """Return the intents and the health of the catalog."""
         response: catalog_pb2.ListIntentsResponse = self.catalog.ListIntents(
-            catalog_pb2.ListIntentsRequest(), timeout=self._timeout_s
+            catalog_pb2.ListIntentsRequest(), timeout=self._timeout_s, metadata=self._metadata
         )
         return response

@@ -3,12 +3,15 @@
 PointsmanError
 ├── ConfigError          the operator's: settings that cannot be used; raised at start only
 ├── InvalidRequestError  the caller's: bad input
+├── UnauthenticatedError the caller's: nobody that is known here
+├── ForbiddenError       the caller's: known, and not for this
 ├── UnknownNameError     the caller's: no such specialist or intent
 ├── CatalogError         the author's: files of intents/ or specialists/ that were refused
 ├── PreconditionError    the caller's or operator's: the state of the service forbids the change
 ├── ArtifactError        the author's or the network's: a model file that cannot be had or used
 ├── NoRouteError         the operator's: nothing configured can answer
 ├── OverloadedError      nobody's: a bounded queue is full; expected under load
+│   ├── QuotaError       the caller's: a limit of their own is reached
 │   └── DeadlineError    nobody's: an answer could not be made in the time that the caller has left
 └── BackendDownError     a backend's: an engine or the cloud failed; expected now and then
 """
@@ -34,6 +37,14 @@ class InvalidRequestError(PointsmanError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class UnauthenticatedError(PointsmanError):
+    """No token or certificate, or one that nobody here has. The caller's fault."""
+
+
+class ForbiddenError(PointsmanError):
+    """A known caller who has not the role that a call needs. The caller's fault."""
 
 
 class UnknownNameError(PointsmanError):
@@ -75,6 +86,10 @@ class OverloadedError(PointsmanError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QuotaError(OverloadedError):
+    """A limit of the caller's own is reached. Expected; the caller's to wait, or the operator's to raise."""
 
 
 class DeadlineError(OverloadedError):

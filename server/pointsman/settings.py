@@ -24,6 +24,8 @@ from pointsman.values.catalog import Mid
 
 PREFIX = "POINTSMAN_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+CLIENT_VARIABLES = {f"{PREFIX}{name}" for name in ("TOKEN", "CA", "CERTIFICATE", "KEY")}
+"""What the command line shows a server; see `client.Access`."""
 DEFAULT_FILE = Path("pointsman.yaml")
 
 
@@ -40,10 +42,25 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+class Tls(_Section):
+    """Certificates of the gRPC listener, in PEM; files that are replaced are taken up by new connections."""
+
+    certificate: Path = Field(description="certificate chain of the server")
+    key: Path = Field(description="private key of its first certificate, not encrypted")
+    client_ca: Path | None = Field(
+        None,
+        description="client certificates must be signed by one of these (mTLS); none are asked for without it",
+    )
+
+
 class Server(_Section):
     """The gRPC listener."""
 
     address: str = Field("127.0.0.1:50051", description="host:port of the gRPC service; port 0 picks one")
+    tls: Tls | None = Field(None, description="certificates; plain text without them")
+    insecure: bool = Field(
+        False, description="listen beyond this machine although TLS or known callers are missing"
+    )
     metrics_address: str = Field("127.0.0.1:9464", description="host:port of /metrics; empty turns it off")
     grace_s: Seconds = Field(20.0, description="how long streams may finish after SIGTERM")
     max_message_bytes: Count = Field(4 << 20, description="largest gRPC message accepted")
@@ -73,6 +90,10 @@ class Paths(_Section):
     )
     cascade: Path = Field(
         Path("cascade.json"), description="written by `pointsman cascade fit`, watched; need not exist"
+    )
+    callers: Path = Field(
+        Path("callers.yaml"),
+        description="who may come in, watched; without it, everybody who reaches the address",
     )
     bundle: Path | None = Field(
         None, description="a bundle to serve in place of intents/, specialists/ and the files above; watched"
@@ -339,6 +360,7 @@ def _refuse_unknown_variables() -> None:
     known = {
         *known_variables(),
         CONFIG_VARIABLE,
+        *CLIENT_VARIABLES,
         *(f"{PREFIX}{name}".upper() for name in Settings.model_fields),
     }
     unknown = sorted(k for k in os.environ if k.upper().startswith(PREFIX) and k.upper() not in known)

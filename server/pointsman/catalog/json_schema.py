@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from pointsman.catalog.callers_file import CallersFile
 from pointsman.catalog.rollouts import RolloutFile
 from pointsman.catalog.schema import IntentFile, RulesFile, SpecialistFile
 
@@ -14,6 +15,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "specialist": SpecialistFile,
     "rules": RulesFile,
     "rollout": RolloutFile,
+    "callers": CallersFile,
 }
 
 

@@ -11,6 +11,7 @@ from pointsman import __version__
 from pointsman.cli.base import base
 from pointsman.cli.bundle import bundle
 from pointsman.cli.calibrate import calibrate
+from pointsman.cli.callers import callers
 from pointsman.cli.cascade import cascade
 from pointsman.cli.difficulty import difficulty
 from pointsman.cli.encoder import encoder
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 models = typer.Typer(help="Model files.", no_args_is_help=True)
 app.add_typer(models, name="models")
+app.add_typer(callers, name="callers")
 app.add_typer(base, name="base")
 app.add_typer(bundle, name="bundle")
 app.add_typer(cascade, name="cascade")
@@ -79,6 +81,12 @@ def version(
 def serve(
     config: Config = None,
     address: Annotated[str, typer.Option(help="host:port to listen on; overrides server.address.")] = "",
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="Listen beyond this machine without TLS or known callers all the same."
+        ),
+    ] = False,
 ) -> None:
     """Serve gRPC until SIGTERM or Ctrl-C; then drain and stop."""
     from pointsman.host.logs import configure_logs
@@ -87,7 +95,8 @@ def serve(
     from pointsman.host.serve import serve as run
     from pointsman.settings import load
 
-    settings = load(config, **({"server": {"address": address}} if address else {}))
+    stated = ({"address": address} if address else {}) | ({"insecure": True} if insecure else {})
+    settings = load(config, **({"server": stated} if stated else {}))
     configure_logs(settings.log)
     with fetch_progress() as progress, asyncio.Runner(loop_factory=fast_event_loop()) as runner:
         try:
@@ -187,7 +196,7 @@ def pull(config: Config = None) -> None:
 def schema(
     folder: Annotated[Path, typer.Option(help="Where to write the JSON Schemas.")] = Path("docs/schema"),
 ) -> None:
-    """Write the JSON Schemas of intent, specialist, rules and rollout files, for editors."""
+    """Write the JSON Schemas of intent, specialist, rules, rollout and callers files, for editors."""
     from pointsman.catalog.json_schema import write_schemas
 
     for path in write_schemas(folder):

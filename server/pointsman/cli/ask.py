@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from google.protobuf.json_format import MessageToDict
 
-from pointsman.client import AsyncClient, constraints, messages
-from pointsman.errors import InvalidRequestError
+from pointsman.client import Access, AsyncClient, constraints, messages
+from pointsman.errors import ConfigError, InvalidRequestError
 from pointsman.v1 import router_pb2 as pb
 
 
@@ -233,6 +233,8 @@ async def _open(
 
 def _client(address: str, caller: str) -> AsyncClient:
     try:
-        return AsyncClient(address, caller=caller)
+        return AsyncClient(address, caller=caller, access=Access.from_environment())
     except ValueError as error:
         raise InvalidRequestError("caller", f"--caller: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from None

@@ -7,7 +7,7 @@ import typer
 from google.protobuf.json_format import MessageToDict
 
 from pointsman.cli.rollout import promote, rollback
-from pointsman.client import DEFAULT_ADDRESS, Client
+from pointsman.client import DEFAULT_ADDRESS, Access, Client
 from pointsman.v1 import catalog_pb2 as pb
 
 specialists = typer.Typer(
@@ -25,7 +25,7 @@ def ls(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show each specialist's engine: state, memory, slots, queue, speed, cache hits, adapter, intents."""
-    with Client(address) as client:
+    with Client(address, access=Access.from_environment()) as client:
         listed = client.list_specialists()
     if as_json:
         print(json.dumps([_plain(status) for status in listed.specialists], indent=2))

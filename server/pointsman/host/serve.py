@@ -19,11 +19,13 @@ from pointsman.generation.trials import Trials
 from pointsman.host.bundle_store import BundleStore
 from pointsman.host.catalog_manager import CatalogManager, SnapshotBuilder
 from pointsman.host.folder_store import FolderStore
+from pointsman.host.known_callers import KnownCallers
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.recorder import Recorder
 from pointsman.router.router import Router
 from pointsman.router.worker import EncoderWorker
-from pointsman.service.server import GrpcServer, ensure_free
+from pointsman.service.server import GrpcServer, ensure_free, ensure_safe
+from pointsman.service.tls import credentials
 from pointsman.settings import Settings
 from pointsman.values.catalog import Catalog
 
@@ -103,6 +105,9 @@ async def serve(
 
     """
     begun = time.perf_counter()
+    callers = KnownCallers(settings.paths.callers)
+    secured = credentials(settings.server.tls)
+    ensure_safe(settings.server, callers.doors)
     ensure_free(settings.server.address, "server.address")
     if settings.server.metrics_address:
         ensure_free(settings.server.metrics_address, "server.metrics_address")
@@ -112,11 +117,18 @@ async def serve(
         with suppress(OSError):  # a read-only disk: then there is nothing to watch
             folder.mkdir(parents=True, exist_ok=True)
     async with open_core(settings, progress) as core:
-        close_metrics = (
-            core.metrics.serve(settings.server.metrics_address) if settings.server.metrics_address else None
-        )
+        close_metrics = None
+        if settings.server.metrics_address:
+            tls = settings.server.tls
+            close_metrics = core.metrics.serve(
+                settings.server.metrics_address,
+                callers.doors.may_read_metrics,
+                (tls.certificate, tls.key) if tls else None,
+            )
         try:
-            server = GrpcServer(settings.server, core.answers, core.catalogs, core.metrics.called)
+            server = GrpcServer(
+                settings.server, core.answers, core.catalogs, core.metrics.called, callers.doors, secured
+            )
             _on_signals(stop)
             await server.start()
             _log.info("server.ready", port=server.port, took_s=round(time.perf_counter() - begun, 2))
@@ -124,6 +136,7 @@ async def serve(
                 ready(server.port)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(core.catalogs.watch(stop), name="watch")
+                tasks.create_task(callers.watch(stop), name="callers")
                 await stop.wait()
                 _log.info("server.draining", grace_s=settings.server.grace_s)
                 cut = await server.drain(settings.server.grace_s)

@@ -1,6 +1,7 @@
 """Prometheus metrics, on a port of their own."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -71,8 +72,16 @@ class Metrics:
             "encoder_waiting", "Prompts in the encoder's queue or at work.", **labels
         )
 
-    def serve(self, address: str) -> Callable[[], None]:
+    def serve(
+        self,
+        address: str,
+        may_read: Callable[[str], bool] = lambda _: True,
+        certificate: tuple[Path, Path] | None = None,
+    ) -> Callable[[], None]:
         """Serve /metrics; returns what ends it.
+
+        may_read: asked with the Authorization header of each request
+        certificate: PEM files of certificate and key, for TLS
 
         Raises:
             ConfigError: the address is taken.
@@ -80,11 +89,25 @@ class Metrics:
         """
         host, _, port = address.rpartition(":")
         try:
-            server, thread = start_http_server(int(port), host.strip("[]"), registry=self.registry)
+            certfile, keyfile = map(str, certificate) if certificate else (None, None)
+            server, thread = start_http_server(
+                int(port), host.strip("[]"), self.registry, certfile=certfile, keyfile=keyfile
+            )
         except OSError as error:
             raise ConfigError(
                 f"server.metrics_address: cannot listen on {address}: {error.strerror}"
             ) from None
+
+        show = server.get_app()
+        assert show is not None  # noqa: S101 - it was started with one
+
+        def guarded(environment: dict[str, Any], begin: Callable[..., Any]) -> Any:
+            if may_read(environment.get("HTTP_AUTHORIZATION", "")):
+                return show(environment, begin)
+            begin("401 Unauthorized", [("WWW-Authenticate", "Bearer"), ("Content-Type", "text/plain")])
+            return [b"metrics are for operators: send their bearer token\n"]
+
+        server.set_app(guarded)
 
         def close() -> None:
             server.shutdown()

@@ -18,11 +18,14 @@ from pointsman.errors import (
     CatalogError,
     ConfigError,
     DeadlineError,
+    ForbiddenError,
     InvalidRequestError,
     NoRouteError,
     OverloadedError,
     PointsmanError,
     PreconditionError,
+    QuotaError,
+    UnauthenticatedError,
     UnknownNameError,
 )
 
@@ -34,12 +37,15 @@ INTERNAL_MESSAGE = "internal error; the server's log has it under this request i
 CODES: dict[type[PointsmanError], grpc.StatusCode] = {
     ConfigError: grpc.StatusCode.FAILED_PRECONDITION,
     InvalidRequestError: grpc.StatusCode.INVALID_ARGUMENT,
+    UnauthenticatedError: grpc.StatusCode.UNAUTHENTICATED,
+    ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     UnknownNameError: grpc.StatusCode.NOT_FOUND,
     CatalogError: grpc.StatusCode.INVALID_ARGUMENT,
     PreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
     ArtifactError: grpc.StatusCode.FAILED_PRECONDITION,
     NoRouteError: grpc.StatusCode.FAILED_PRECONDITION,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    QuotaError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
     BackendDownError: grpc.StatusCode.UNAVAILABLE,
 }

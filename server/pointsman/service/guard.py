@@ -12,13 +12,16 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from pointsman.errors import BackendDownError, InvalidRequestError, PointsmanError, unwrap
+from pointsman.service.doors import Doors, bearer
 from pointsman.service.errors import code_of, status_of
+from pointsman.values.caller import Role, Shown
 from pointsman.values.catalog import IDENTIFIER
 
 _log = structlog.get_logger()
 _OURS = "/pointsman."
 _LEDGERED = "/pointsman.v1.RouterService/"  # the ledger has a line of these
 _REQUEST_ID = "x-request-id"
+_NAMES = ("x509_subject_alternative_name", "x509_common_name")
 _ACCEPTABLE_ID = re.compile(IDENTIFIER)
 
 Observe = Callable[[str, str], None]
@@ -40,8 +43,9 @@ class _Undecodable:
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships without types
     """Wraps the handlers of our own services; health and reflection pass through."""
 
-    def __init__(self, observe: Observe) -> None:
+    def __init__(self, observe: Observe, doors: Doors) -> None:
         self._observe = observe
+        self._doors = doors
         self.in_flight = 0
         self.draining = False
 
@@ -67,7 +71,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
             self._enter(context)
             try:
                 self._admit(request)
-                response = await behaviour(request, context)
+                with self._doors.enter(self._doors.who(shown_by(context)), _role_for(method)):
+                    response = await behaviour(request, context)
             except asyncio.CancelledError:  # the caller left, or the deadline passed
                 self._observe(method, "CANCELLED")
                 _log.info("rpc.cancelled", method=method)
@@ -89,10 +94,11 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
             self._enter(context)
             try:
                 self._admit(request)
-                events: AsyncGenerator[Any, None] = behaviour(request, context)
-                async with aclosing(events):
-                    async for event in events:
-                        await context.write(event)
+                with self._doors.enter(self._doors.who(shown_by(context)), _role_for(method)):
+                    events: AsyncGenerator[Any, None] = behaviour(request, context)
+                    async with aclosing(events):
+                        async for event in events:
+                            await context.write(event)
             except asyncio.CancelledError:  # the caller left, or the deadline passed
                 self._observe(method, "CANCELLED")
                 raise
@@ -135,6 +141,18 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
             status.message,
             ((_REQUEST_ID, request_id), ("grpc-status-details-bin", status.SerializeToString())),
         )
+
+
+def shown_by(context: Any) -> Shown:
+    """Return what the peer shows: the bearer token of the call, the names in the certificate of the connection."""
+    given = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), "")
+    peer = context.auth_context() or {}
+    names = next((found for key in _NAMES if (found := peer.get(key))), ())
+    return Shown(bearer(given), tuple(name.decode(errors="replace") for name in names))
+
+
+def _role_for(method: str) -> Role:
+    return Role.CALLER if method.startswith(_LEDGERED) else Role.OPERATOR
 
 
 def _forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

@@ -10,9 +10,11 @@ from grpc_reflection.v1alpha import reflection
 
 from pointsman.errors import ConfigError
 from pointsman.service.convert import Limits
+from pointsman.service.doors import Doors
 from pointsman.service.guard import Guard, Observe
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.service.servicers import CatalogServicer, RouterServicer
+from pointsman.service.tls import is_loopback
 from pointsman.settings import Server as ServerSettings
 from pointsman.v1 import catalog_pb2, catalog_pb2_grpc, router_pb2, router_pb2_grpc
 
@@ -45,20 +47,53 @@ def ensure_free(address: str, setting: str) -> None:
             raise ConfigError(f"{setting}: cannot listen on {address}: {reason}") from None
 
 
+def ensure_safe(settings: ServerSettings, doors: Doors) -> None:
+    """Refuse to listen beyond this machine without TLS and known callers, unless told to in so many words.
+
+    Raises:
+        ConfigError: says what is missing.
+
+    """
+    if settings.insecure:
+        return
+    wanting = [] if settings.tls else ["TLS (server.tls)"]
+    wanting += [] if doors.watched else ["known callers (paths.callers)"]
+    if wanting and not is_loopback(settings.address):
+        raise ConfigError(
+            f"server.address: {settings.address} is reached from other machines, and there is no "
+            f"{' and no '.join(wanting)}; --insecure listens all the same"
+        )
+    if settings.metrics_address and not doors.watched and not is_loopback(settings.metrics_address):
+        raise ConfigError(
+            f"server.metrics_address: {settings.metrics_address} is reached from other machines, and there are no "
+            "known callers (paths.callers); --insecure listens all the same"
+        )
+
+
 class GrpcServer:
     """A started server; `port` is the one that it got."""
 
     def __init__(
-        self, settings: ServerSettings, answers: AnswerPort, catalogs: CatalogPort, observe: Observe
+        self,
+        settings: ServerSettings,
+        answers: AnswerPort,
+        catalogs: CatalogPort,
+        observe: Observe,
+        doors: Doors | None = None,
+        secured: Any = None,
     ) -> None:
         """Bind the address.
+
+        doors: everybody comes in without them
+        secured: `tls.credentials` of the listener; plain text without them
 
         Raises:
             ConfigError: it is taken.
 
         """
+        doors = doors or Doors()
         self._settings = settings
-        self._guard = Guard(observe)
+        self._guard = Guard(observe, doors)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[self._guard],
@@ -71,13 +106,19 @@ class GrpcServer:
             ],
         )
         limits = Limits(settings.max_prompt_bytes, settings.max_messages)
-        router_pb2_grpc.add_RouterServiceServicer_to_server(RouterServicer(answers, limits), self._server)
+        router_pb2_grpc.add_RouterServiceServicer_to_server(
+            RouterServicer(answers, limits, doors), self._server
+        )
         catalog_pb2_grpc.add_CatalogServiceServicer_to_server(CatalogServicer(catalogs), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         try:
-            self.port = self._server.add_insecure_port(settings.address)
+            self.port = (
+                self._server.add_secure_port(settings.address, secured)
+                if secured
+                else self._server.add_insecure_port(settings.address)
+            )
         except RuntimeError as error:
             raise ConfigError(f"server.address: cannot listen on {settings.address}: {error}") from None
 

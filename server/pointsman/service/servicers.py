@@ -14,18 +14,21 @@ from pointsman.service.convert_catalog import (
     specialist_of,
     status_message,
 )
+from pointsman.service.doors import Doors, let_in
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.v1 import catalog_pb2, catalog_pb2_grpc, router_pb2, router_pb2_grpc
 from pointsman.values.catalog import CALLER
+from pointsman.values.events import Done
 from pointsman.values.request import Request
 
 
 class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     """`pointsman.v1.RouterService`."""
 
-    def __init__(self, answers: AnswerPort, limits: Limits) -> None:
+    def __init__(self, answers: AnswerPort, limits: Limits, doors: Doors) -> None:
         self._answers = answers
         self._limits = limits
+        self._doors = doors
 
     async def Route(self, request: router_pb2.RouteRequest, context: Any) -> router_pb2.RouteResponse:  # noqa: N802
         """Decide."""
@@ -37,14 +40,16 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         """Decide and answer."""
         async with aclosing(self._answers.generate(self._asked(request, context))) as events:
             async for event in events:
+                if isinstance(event, Done):
+                    self._doors.spent(event.usage.prompt_tokens + event.usage.completion_tokens)
                 yield event_message(event)
 
     def _asked(self, request: router_pb2.RouteRequest | router_pb2.GenerateRequest, context: Any) -> Request:
         request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))
+        known = let_in.get()
         said = (value for key, value in context.invocation_metadata() or () if key == CALLER)
-        return request_of(
-            request, self._limits, request_id, caller=next(said, ""), budget_s=context.time_remaining()
-        )
+        caller = known.name if known else next(said, "")  # who is known is not asked for a name
+        return request_of(request, self._limits, request_id, caller=caller, budget_s=context.time_remaining())
 
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):

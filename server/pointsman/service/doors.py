@@ -1,0 +1,135 @@
+"""Who comes in, for what, and how often. Limits are those of this process (library `limits`, in memory)."""
+
+import hashlib
+import hmac
+import time
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from limits import RateLimitItemPerDay, RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
+
+from pointsman.errors import ForbiddenError, QuotaError, UnauthenticatedError
+from pointsman.values.caller import Caller, Role, Shown
+
+_CONCURRENT_RETRY_S = 1.0
+_LEAST_RETRY_S = 0.1
+
+let_in: ContextVar[Caller | None] = ContextVar("let_in", default=None)
+"""The caller of the call that is being answered; None where nobody is known."""
+
+
+class Doors:
+    """Knows callers, or lets everybody in while there are none."""
+
+    def __init__(self, callers: Sequence[Caller] | None = None) -> None:
+        """Let these in; None lets everybody in."""
+        self._callers = None if callers is None else tuple(callers)
+        self._storage = MemoryStorage()
+        self._rates = MovingWindowRateLimiter(self._storage)
+        self._budgets = FixedWindowRateLimiter(self._storage)
+        self._inside: Counter[str] = Counter()
+
+    @property
+    def watched(self) -> bool:
+        """Whether callers must be known."""
+        return self._callers is not None
+
+    def replace(self, callers: Sequence[Caller]) -> None:
+        """Let these in from now on. Calls that are being answered end as they began; what was used stays used."""
+        self._callers = tuple(callers)
+
+    def who(self, shown: Shown) -> Caller | None:
+        """Return who shows this; None where everybody comes in.
+
+        Every token is compared, each in constant time: how long it takes tells nothing of which was near.
+
+        Raises:
+            UnauthenticatedError: nothing was shown, or what nobody here has.
+
+        """
+        if self._callers is None:
+            return None
+        found = None
+        digest = hashlib.sha256(shown.token.encode()).hexdigest()
+        for caller in self._callers:
+            for token in caller.tokens:
+                if hmac.compare_digest(token, digest) and shown.token:
+                    found = caller
+        if found is None and not shown.token:  # a token that is wrong is not made good by a certificate
+            found = next((c for c in self._callers if set(c.certificates) & set(shown.certificates)), None)
+        if found is None:
+            raise UnauthenticatedError(
+                "no caller has this token or certificate"
+                if shown.token or shown.certificates
+                else "a bearer token or a client certificate is needed"
+            )
+        return found
+
+    def may_read_metrics(self, authorization: str) -> bool:
+        """Whether an Authorization header is an operator's; anyone's where everybody comes in."""
+        try:
+            caller = self.who(Shown(bearer(authorization)))
+        except UnauthenticatedError:
+            return False
+        return caller is None or Role.OPERATOR in caller.roles
+
+    @contextmanager
+    def enter(self, caller: Caller | None, role: Role) -> Generator[None, None, None]:
+        """Count a call while it is being answered.
+
+        Raises:
+            ForbiddenError: the caller has not this role.
+            QuotaError: a limit of theirs is reached; says which, and when to come again.
+
+        """
+        if caller is None:
+            yield
+            return
+        if role not in caller.roles:
+            raise ForbiddenError(f"caller {caller.name!r} is no {role}")
+        if role is Role.CALLER:
+            self._ensure_within(caller)
+        self._inside[caller.name] += 1
+        entered = let_in.set(caller)
+        try:
+            yield
+        finally:
+            let_in.reset(entered)
+            self._inside[caller.name] -= 1
+
+    def spent(self, tokens: int) -> None:
+        """Count tokens of the call that is being answered."""
+        caller = let_in.get()
+        if caller is not None and caller.tokens_per_day and tokens > 0:
+            self._budgets.hit(RateLimitItemPerDay(caller.tokens_per_day), caller.name, cost=tokens)
+
+    def _ensure_within(self, caller: Caller) -> None:
+        most = caller.concurrent_requests
+        if most is not None and self._inside[caller.name] >= most:
+            what = f"{most} calls of caller {caller.name!r} are being answered, which is the limit"
+            raise QuotaError(what, _CONCURRENT_RETRY_S)
+        if caller.tokens_per_day is not None:
+            budget = RateLimitItemPerDay(caller.tokens_per_day)
+            stats = self._budgets.get_window_stats(budget, caller.name)
+            if stats.remaining <= 0:
+                what = f"the {caller.tokens_per_day} tokens a day of caller {caller.name!r} are used up"
+                raise QuotaError(what, _until(stats.reset_time))
+        if caller.requests_per_minute is not None:
+            rate = RateLimitItemPerMinute(caller.requests_per_minute)
+            if not self._rates.hit(rate, caller.name):
+                what = f"caller {caller.name!r} may ask {caller.requests_per_minute} times a minute"
+                raise QuotaError(what, _until(self._rates.get_window_stats(rate, caller.name).reset_time))
+
+
+def bearer(authorization: str) -> str:
+    """Return the token of an Authorization header; empty where it holds none."""
+    scheme, _, token = authorization.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _until(moment: float) -> float:
+    return max(_LEAST_RETRY_S, moment - time.time())
