@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 from typer.testing import CliRunner
 
 from harness import REFUND, Running, Site, running, until
+from pointsman.artifacts.uri import Sources
 from pointsman.catalog.callers_file import read_callers
 from pointsman.cli.app import app
 from pointsman.client import Access, AsyncClient
@@ -422,3 +423,41 @@ def test_no_thread_is_left_behind_by_limits() -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(5)
         assert not thread.is_alive()
+
+
+# What may be fetched
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        ("file:adapters/a.gguf", ""),
+        ("file:../models/a.gguf", ""),
+        ("file:{root}/models/deep/a.gguf", ""),
+        ("file:../secret.gguf", "only files of specialists/"),
+        ("file:/etc/passwd", "only files of specialists/"),
+        ("file:adapters/../../secret.gguf", "only files of specialists/"),
+        ("file:link.gguf", "only files of specialists/"),
+        ("hf:org/repo/a.gguf", ""),
+        ("hf:org/repo/../../a.gguf", "leaves its repository"),
+        ("pypi:a==1/b/../../c", "not among registration.hubs"),
+    ],
+)
+def test_files_may_be_fetched_from_where_the_settings_say(tmp_path: Path, uri: str, why: str) -> None:
+    (tmp_path / "specialists").mkdir()
+    (tmp_path / "specialists" / "link.gguf").symlink_to(tmp_path / "secret.gguf")
+    sources = Sources(tmp_path / "specialists", (tmp_path / "models",), ("hf",))
+    found = sources.refusal(uri.format(root=tmp_path))
+    assert (why in found) if why else found == ""
+
+
+async def test_nobody_registers_a_file_of_the_machine(site: Site) -> None:
+    (site.root / "secret.gguf").write_bytes(b"GGUF")
+    specialist = catalog_pb2.Specialist(
+        name="spy", base=catalog_pb2.Artifact(uri=f"file:{site.root}/secret.gguf", sha256="0" * 64)
+    )
+    async with running(site.fill().settings(), engines=False) as server:
+        request = catalog_pb2.RegisterSpecialistRequest(specialist=specialist)
+        code, text = await code_of(server.client.catalog.RegisterSpecialist(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "base.uri: only files of specialists/" in text

@@ -219,6 +219,17 @@ class Cloud(_Section):
     output_price: Annotated[float, Field(ge=0)] | None = Field(None, description="per million output tokens")
 
 
+class Registration(_Section):
+    """What RegisterSpecialist may fetch. Files that operators put into specialists/ are not limited by it."""
+
+    folders: tuple[Path, ...] = Field(
+        (), description="whose files it may name, besides those under paths.specialists"
+    )
+    hubs: tuple[Literal["hf", "pypi"], ...] = Field(
+        ("hf", "pypi"), description="that it may name; empty for none"
+    )
+
+
 class Cascade(_Section):
     """When a local answer moves to the cloud after all."""
 
@@ -257,6 +268,7 @@ class Settings(BaseSettings):
 
     server: Server = Server()
     paths: Paths = Field(default_factory=Paths)
+    registration: Registration = Registration()
     encoder: Encoder = Field(default_factory=Encoder)
     routing: Routing = Routing()
     conversations: Conversations = Conversations()

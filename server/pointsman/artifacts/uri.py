@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pointsman.errors import ArtifactError
 
@@ -33,6 +33,34 @@ class WheelUri:
     name: str
     version: str
     member: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where model files may come from: folders of this machine, and hubs (`hf`, `pypi`)."""
+
+    root: Path
+    folders: tuple[Path, ...] = ()
+    hubs: tuple[str, ...] = ()
+
+    def refusal(self, uri: str) -> str:
+        """Return why a file may not be fetched; empty when it may. Follows links, so it looks at the disk.
+
+        Raises:
+            ArtifactError: no address at all.
+
+        """
+        found = parse(uri, self.root)
+        if isinstance(found, FileUri):
+            path = found.path.resolve()
+            if any(path.is_relative_to(folder.resolve()) for folder in (self.root, *self.folders)):
+                return ""
+            return "only files of specialists/ and of registration.folders may be named"
+        scheme = uri.partition(":")[0]
+        if scheme not in self.hubs:
+            return f"'{scheme}:' is not among registration.hubs"
+        inner = found.file if isinstance(found, HubUri) else found.member
+        return "the path leaves its repository" if ".." in PurePosixPath(inner).parts else ""
 
 
 def parse(uri: str, root: Path) -> FileUri | HubUri | WheelUri:

@@ -11,11 +11,12 @@ from functools import partial
 import structlog
 from threadpoolctl import threadpool_limits
 
+from pointsman.artifacts.uri import Sources
 from pointsman.catalog.targets import users_of
 from pointsman.catalog.watch import changes
 from pointsman.decision.trial import Course, Verdict
 from pointsman.embedding.cache import EmbeddingCache
-from pointsman.errors import ArtifactError, PointsmanError, PreconditionError
+from pointsman.errors import ArtifactError, CatalogError, PointsmanError, PreconditionError
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.host.bundle_store import BundleStore
 from pointsman.host.bundles import Contents
@@ -85,9 +86,11 @@ class CatalogManager:
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
         *,
+        sources: Sources,
         run_engines: bool = True,
     ) -> None:
         self._tasks = tasks
+        self._sources = sources
         self._store = store
         self._builder = builder
         self._router = router
@@ -164,15 +167,27 @@ class CatalogManager:
 
         return await self._to_the_end(delete)
 
+    def _ensure_allowed(self, specialist: Specialist) -> None:
+        named = {"base.uri": specialist.base.uri}
+        named |= {"adapter.uri": specialist.adapter.artifact.uri} if specialist.adapter else {}
+        problems = [
+            Problem("request", 0, field, uri, why)
+            for field, uri in named.items()
+            if (why := self._sources.refusal(uri))
+        ]
+        if problems:
+            raise CatalogError(problems)
+
     async def register_specialist(self, specialist: Specialist) -> str:
         """Fetch, verify, load and serve a specialist; what cannot be served is not kept.
 
         Raises:
-            CatalogError: not a valid manifest.
+            CatalogError: not a valid manifest, or files from where none may be fetched.
             ArtifactError: its files cannot be had or used, or no engine starts with them.
 
         """
         self._store.catalogs.check_specialist(specialist)
+        await asyncio.to_thread(self._ensure_allowed, specialist)
         refused = await self._engines.verify([specialist])  # outside the lock: a fetch may take minutes
         if refused:
             raise ArtifactError(refused[specialist.name])

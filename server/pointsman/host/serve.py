@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from pointsman.artifacts.store import ArtifactStore, Progress
+from pointsman.artifacts.uri import Sources
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.load import load_encoder
 from pointsman.generation.cloud import Cloud
@@ -80,7 +81,11 @@ async def open_core(
         catalogs = (
             BundleStore(bundle, settings, encoder.hash) if bundle else FolderStore(settings, encoder.hash)
         )
-        manager = CatalogManager(catalogs, builder, router, pool, metrics, tasks, run_engines=engines)
+        allowed = settings.registration
+        sources = Sources(settings.paths.specialists, allowed.folders, allowed.hubs)
+        manager = CatalogManager(
+            catalogs, builder, router, pool, metrics, tasks, sources=sources, run_engines=engines
+        )
         await manager.reload()
         metrics.watch(lambda: pool.engines, lambda: worker.waiting)
         generator = Generator(router, pool, cloud, settings.cascade, Trials(manager.conclude, tasks))
