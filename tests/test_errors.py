@@ -23,6 +23,7 @@ from pointsman.errors import (
     OverloadedError,
     PointsmanError,
     PreconditionError,
+    QuotaError,
     UnknownNameError,
     unwrap,
 )
@@ -104,6 +105,7 @@ EXAMPLES: dict[type[PointsmanError], PointsmanError] = {
     UnknownNameError: UnknownNameError("specialist", "nobody", ["general"]),
     CatalogError: CatalogError(PROBLEMS),
     OverloadedError: OverloadedError("the queue is full", 1.5),
+    QuotaError: QuotaError("slower", 2.5),
     DeadlineError: DeadlineError("4.0 s are needed, 1.0 s are left", 3.0),
     BackendDownError: BackendDownError("the engine is down", retry_after_s=0.25),
 }
