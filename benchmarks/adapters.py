@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -371,7 +372,12 @@ def main() -> None:
         shared = {"uri": artifact.uri, "sha256": artifact.sha256}
         figures = asyncio.run(run(arguments, scratch, base, shared, progress))
     body = body_of(figures, arguments)
-    report.write(arguments.out, "Adapters: many on one base", body, "python benchmarks/adapters.py")
+    report.write(
+        arguments.out,
+        "Adapters: many on one base",
+        body,
+        shlex.join(["python", "benchmarks/adapters.py", *sys.argv[1:]]),
+    )
     print(body)
 
 
