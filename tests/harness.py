@@ -105,6 +105,7 @@ class Site:
                 "difficulty": self.root / "difficulty.npz",
                 "cascade": self.root / "cascade.json",
                 "callers": self.root / "callers.yaml",
+                "policy": self.root / "policy.yaml",
             },
             "server": {"address": "127.0.0.1:0", "metrics_address": ""},
             "engine": {"slots": 2, "restart_backoff_s": 0.05},
@@ -147,6 +148,7 @@ async def running(
                 if watch:
                     tasks.create_task(core.catalogs.watch(stop))
                     tasks.create_task(known.watch(stop))
+                    tasks.create_task(core.policy.watch(stop))
                     await asyncio.sleep(0.2)  # the watch is set up
                 try:
                     yield Running(address, client, core, server)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from pointsman.generation.generator import Generator
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.recorder import Recorder
 from pointsman.ledger.shortfalls import Shortfalls
+from pointsman.policy.gate import Gate
 from pointsman.router.router import Route
 from pointsman.router.snapshot import Snapshot
 from pointsman.settings import Cascade as CascadeSettings
@@ -80,9 +82,10 @@ class Engine:
 class Router:
     def __init__(self, route: Route) -> None:
         self._route = route
+        self.gate = Gate()
 
     async def route(self, request: Request) -> Route:
-        return self._route
+        return replace(self._route, request=request)
 
 
 class _Snapshot(Snapshot):
@@ -140,7 +143,7 @@ async def generator(
     setup = Setup(catalog, "v", "big-model" if endpoint else None, None, True, False)
     snapshot = snapshot_type(setup, (), None)
     decision = Decision(Tier.LOCAL, "support", reason, "Near.", Evidence(), "v", "m")
-    router: Any = Router(Route(Routed(decision, RouteTimings()), snapshot))
+    router: Any = Router(Route(Routed(decision, RouteTimings()), snapshot, Request(())))
     pool: Any = local
     cloud = None
     if endpoint:  # reads the CA files

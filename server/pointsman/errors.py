@@ -5,6 +5,7 @@ PointsmanError
 ├── InvalidRequestError  the caller's: bad input
 ├── UnauthenticatedError the caller's: nobody that is known here
 ├── ForbiddenError       the caller's: known, and not for this
+├── PolicyError          the caller's: what the conversation holds may not go where it would
 ├── UnknownNameError     the caller's: no such specialist or intent
 ├── CatalogError         the author's: files of intents/ or specialists/ that were refused
 ├── PreconditionError    the caller's or operator's: the state of the service forbids the change
@@ -45,6 +46,10 @@ class UnauthenticatedError(PointsmanError):
 
 class ForbiddenError(PointsmanError):
     """A known caller who has not the role that a call needs. The caller's fault."""
+
+
+class PolicyError(PointsmanError):
+    """What a conversation holds forbids the answer. Expected; the caller's fault. Names kinds, never text."""
 
 
 class UnknownNameError(PointsmanError):

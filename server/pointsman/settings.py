@@ -95,6 +95,10 @@ class Paths(_Section):
         Path("callers.yaml"),
         description="who may come in, watched; without it, everybody who reaches the address",
     )
+    policy: Path = Field(
+        Path("policy.yaml"),
+        description="what may leave for the cloud, watched; without it, everything (extra `policy`)",
+    )
     bundle: Path | None = Field(
         None, description="a bundle to serve in place of intents/, specialists/ and the files above; watched"
     )

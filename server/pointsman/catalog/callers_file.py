@@ -18,7 +18,7 @@ def _hash(text: str) -> str:
     # What stands there by mistake may be the token itself: it is not repeated.
     digest = text.removeprefix(_PREFIX)
     if digest == text or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        message = "expected 'sha256:' and 64 hexadecimal digits, as `pointsman callers add` writes them"
+        message = "expected 'sha256:' and 64 hexadecimal digits, as `pointsman callers new` writes them"
         raise PydanticCustomError("refused", "{message}", {"message": message, "value": "(not shown)"})
     return text
 
@@ -40,7 +40,7 @@ class CallerEntry(FileModel):
     tokens: Annotated[
         list[TokenHash],
         Field(
-            max_length=8, description="`sha256:` of bearer tokens, as `pointsman callers add` writes them."
+            max_length=8, description="`sha256:` of bearer tokens, as `pointsman callers new` writes them."
         ),
     ] = Field(default_factory=list)
     certificates: Annotated[

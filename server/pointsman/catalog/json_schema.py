@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from pointsman.catalog.callers_file import CallersFile
+from pointsman.catalog.policy_file import PolicyFile
 from pointsman.catalog.rollouts import RolloutFile
 from pointsman.catalog.schema import IntentFile, RulesFile, SpecialistFile
 
@@ -16,6 +17,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "rules": RulesFile,
     "rollout": RolloutFile,
     "callers": CallersFile,
+    "policy": PolicyFile,
 }
 
 

@@ -120,6 +120,8 @@ def _kept_local(course: _Course, ruling: Ruling, setup: Setup) -> _Course:
             "set routing.general_specialist to the name of a registered one"
         )
     reason = Reason.RULE if ruling.rule else Reason.LOCAL_ONLY
+    if ruling.by_policy:
+        reason = Reason.POLICY
     return _Course(general, reason, f"{why}, so the general specialist answers.")
 
 

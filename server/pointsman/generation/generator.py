@@ -15,6 +15,7 @@ from pointsman.errors import (
     InvalidRequestError,
     OverloadedError,
     PointsmanError,
+    PolicyError,
 )
 from pointsman.generation.answer import Answer, Draft, Options, broken_off, can_repair, common_prefix, gap
 from pointsman.generation.backend import Question, Stream
@@ -42,7 +43,7 @@ from pointsman.values.events import (
 from pointsman.values.request import Request
 
 Said = AsyncGenerator[Token | Escalation, None]
-_CLOUD_FAILURES = (BackendDownError, OverloadedError, InvalidRequestError)
+_CLOUD_FAILURES = (BackendDownError, OverloadedError, InvalidRequestError, PolicyError)
 
 
 class Generator:
@@ -66,12 +67,12 @@ class Generator:
         """Answer a request. Closing the generator frees the slot within a token.
 
         Raises:
-            InvalidRequestError, UnknownNameError, NoRouteError, OverloadedError, BackendDownError
+            InvalidRequestError, UnknownNameError, PolicyError, NoRouteError, OverloadedError, BackendDownError
 
         """
         arrived = time.perf_counter()
         route = await self._router.route(request)
-        answer = Answer(request, route, route.routed.decision, arrived)
+        answer = Answer(route.request, route, route.routed.decision, arrived)
         yield route.routed
         try:
             async with aclosing(self._said(answer)) as said:
@@ -293,10 +294,19 @@ class Generator:
 
     async def _from_cloud(self, answer: Answer, question: Question, model: str) -> Stream:
         assert self._cloud is not None  # noqa: S101 - decisions name the cloud only when there is one
+        leaving = await self._router.gate.outbound(question.messages, answer.request)
+        restorer = leaving.redaction.restorer()
         async with self._cloud.admission.place() as queue_ms:
             answer.queue_ms = queue_ms
-            async with aclosing(self._cloud.client_of(model).stream(question)) as stream:
+            asked = replace(question, messages=leaving.messages)
+            async with aclosing(self._cloud.client_of(model).stream(asked)) as stream:
                 async for item in stream:
+                    if isinstance(item, Token):
+                        if piece := restorer.feed(item.text):
+                            yield replace(item, text=piece)
+                        continue
+                    if held := restorer.end():
+                        yield Token(held)
                     yield item
 
     def _specialist(self, answer: Answer) -> Specialist:

@@ -21,6 +21,7 @@ from pointsman.host.bundle_store import BundleStore
 from pointsman.host.catalog_manager import CatalogManager, SnapshotBuilder
 from pointsman.host.folder_store import FolderStore
 from pointsman.host.known_callers import KnownCallers
+from pointsman.host.policy_source import PolicySource
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.recorder import Recorder
 from pointsman.router.router import Router
@@ -41,6 +42,7 @@ class Core:
     catalogs: CatalogManager
     engines: EnginePool
     metrics: Metrics
+    policy: PolicySource
 
 
 @asynccontextmanager
@@ -76,7 +78,12 @@ async def open_core(
         pool = EnginePool(settings.engine, store, tasks)
         ending.callback(pool.stop)
         ending.callback(store.close)  # first of all: what still fetches would keep the others waiting
-        router = Router(worker, await builder.build(Catalog()), settings.conversations)
+        policy = await asyncio.to_thread(
+            PolicySource, settings.paths.policy, settings.paths.cache / "secret-rules"
+        )
+        if cloud is not None and not policy.there:
+            _log.warning("policy.none", path=str(settings.paths.policy), leaves="whatever is for the cloud")
+        router = Router(worker, await builder.build(Catalog()), settings.conversations, policy.gate)
         bundle = settings.paths.bundle
         catalogs = (
             BundleStore(bundle, settings, encoder.hash) if bundle else FolderStore(settings, encoder.hash)
@@ -94,6 +101,7 @@ async def open_core(
             manager,
             pool,
             metrics,
+            policy,
         )
 
 
@@ -142,6 +150,7 @@ async def serve(
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(core.catalogs.watch(stop), name="watch")
                 tasks.create_task(callers.watch(stop), name="callers")
+                tasks.create_task(core.policy.watch(stop), name="policy")
                 await stop.wait()
                 _log.info("server.draining", grace_s=settings.server.grace_s)
                 cut = await server.drain(settings.server.grace_s)

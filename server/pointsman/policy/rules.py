@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from pointsman.errors import InvalidRequestError, UnknownNameError
+from pointsman.errors import InvalidRequestError, PolicyError, UnknownNameError
 from pointsman.policy.conditions import describe, facts_of, holds
 from pointsman.values.catalog import CLOUD, LOCAL, MID, Catalog, Mid, Rule
 from pointsman.values.decision import Reason
+from pointsman.values.policy import Action
 from pointsman.values.request import Constraints, Request, Tier
 
 _NAMED = {Tier.CLOUD: "the cloud", Tier.MID: "the mid tier"}
@@ -22,6 +23,7 @@ class Ruling:
     reason: which kind of rule fixed specialist or tier; None when similarity decides
     explanation: sentences on what was fixed and what was skipped
     rule: name of the rule of the rules file that fixed it; empty when none did
+    by_policy: whether the policy is what keeps it local
     """
 
     specialist: str | None = None
@@ -30,6 +32,7 @@ class Ruling:
     reason: Reason | None = None
     explanation: str = ""
     rule: str = ""
+    by_policy: bool = False
 
     @property
     def needs_similarity(self) -> bool:
@@ -44,9 +47,32 @@ def rule(
 
     Raises:
         InvalidRequestError: two constraints contradict each other, or the task type is unknown.
+        PolicyError: a constraint asks for the cloud, and the policy keeps the conversation local.
         UnknownNameError: no such specialist.
 
     """
+    screening = request.screening
+    if screening.action is Action.STAY_LOCAL:
+        policy = f"The policy keeps it local: it holds {screening.describe(Action.STAY_LOCAL)}."
+        try:
+            ruling = _ruling(request, catalog, cloud_task_types, mid)
+        except InvalidRequestError as error:
+            if _asks_for_the_cloud(request.constraints, cloud_task_types):
+                raise PolicyError(f"{policy} {error}") from None
+            raise
+        return replace(ruling, explanation=f"{policy} {ruling.explanation}".strip(), by_policy=True)
+    ruling = _ruling(request, catalog, cloud_task_types, mid)
+    if screening.action is Action.REDACT:
+        policy = f"What leaves for the cloud is redacted: {screening.describe(Action.REDACT)}."
+        return replace(ruling, explanation=f"{policy} {ruling.explanation}".strip())
+    return ruling
+
+
+def _asks_for_the_cloud(c: Constraints, cloud_task_types: tuple[str, ...]) -> bool:
+    return c.tier in _NAMED or c.task_type in cloud_task_types
+
+
+def _ruling(request: Request, catalog: Catalog, cloud_task_types: tuple[str, ...], mid: Mid | None) -> Ruling:
     c = request.constraints
     _refuse_contradictions(c, mid)
     if c.specialist:

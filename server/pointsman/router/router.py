@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from pointsman.decision.decide import decide
+from pointsman.policy.gate import Gate
 from pointsman.policy.rules import rule
 from pointsman.router.conversation import Conversation
 from pointsman.router.sessions import RecentRows, Sessions
@@ -16,16 +17,20 @@ from pointsman.values.request import Request, Role
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A routed request, with the snapshot that it keeps to its end."""
+    """A routed request, with the snapshot that it keeps to its end. `request` is what the policy made of it."""
 
     routed: Routed
     snapshot: Snapshot
+    request: Request
 
 
 class Router:
     """Routes over the current snapshot; `swap` replaces it whole. Belongs to the event loop."""
 
-    def __init__(self, worker: EncoderWorker, snapshot: Snapshot, settings: Conversations) -> None:
+    def __init__(
+        self, worker: EncoderWorker, snapshot: Snapshot, settings: Conversations, gate: Gate | None = None
+    ) -> None:
+        self.gate = gate or Gate()
         self._worker = worker
         self._settings = settings
         self._sessions = Sessions(settings.sessions, settings.session_ttl_s)
@@ -50,10 +55,11 @@ class Router:
         """Decide where a request goes.
 
         Raises:
-            InvalidRequestError, UnknownNameError, NoRouteError, OverloadedError
+            InvalidRequestError, UnknownNameError, PolicyError, NoRouteError, OverloadedError
 
         """
         arrived = time.perf_counter()
+        request = await self.gate.admit(request)
         snapshot = self._snapshot
         ruling = rule(request, snapshot.catalog, snapshot.cloud_task_types, snapshot.setup.mid)
         matched = await self._match(request, snapshot) if ruling.needs_similarity else None
@@ -64,7 +70,7 @@ class Router:
             if matched
             else RouteTimings(total_ms=total_ms)
         )
-        return Route(Routed(decision, timings), snapshot)
+        return Route(Routed(decision, timings), snapshot, request)
 
     async def _match(self, request: Request, snapshot: Snapshot) -> Matched | None:
         """Match the last user turn, with those before it in mind: of the messages, else of the session."""

@@ -39,6 +39,7 @@ class DecisionReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DECISION_REASON_ESCALATED: _ClassVar[DecisionReason]
     DECISION_REASON_REPAIRED: _ClassVar[DecisionReason]
     DECISION_REASON_DRAFT_STANDS: _ClassVar[DecisionReason]
+    DECISION_REASON_POLICY: _ClassVar[DecisionReason]
 
 class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -70,6 +71,7 @@ DECISION_REASON_FOLLOW_UP: DecisionReason
 DECISION_REASON_ESCALATED: DecisionReason
 DECISION_REASON_REPAIRED: DecisionReason
 DECISION_REASON_DRAFT_STANDS: DecisionReason
+DECISION_REASON_POLICY: DecisionReason
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason

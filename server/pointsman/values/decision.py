@@ -24,6 +24,7 @@ class Reason(StrEnum):
     ESCALATED = "escalated"
     REPAIRED = "repaired"
     DRAFT_STANDS = "draft_stands"
+    POLICY = "policy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pointsman.values.policy import NOTHING_FOUND, Screening
+
 
 class Role(StrEnum):
     """Who said a message; the values are those of the chat-completions API."""
@@ -62,6 +64,7 @@ class Request:
     caller: who asks; empty when nobody said
     budget_s: seconds that the caller will wait; None without a deadline
     hold_back: whether tokens wait until the local answer is sure enough
+    screening: what the policy says of it, once it was asked
     """
 
     messages: tuple[Message, ...]
@@ -72,6 +75,7 @@ class Request:
     caller: str = ""
     budget_s: float | None = None
     hold_back: bool = False
+    screening: Screening = NOTHING_FOUND
 
     @property
     def prompt(self) -> str:

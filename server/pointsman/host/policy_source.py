@@ -1,0 +1,28 @@
+"""A gate that follows the policy file. Without one, the gate is open."""
+
+from pathlib import Path
+
+from pointsman.catalog.policy_file import read_policy
+from pointsman.host.last_good import LastGood
+from pointsman.policy.detect import Detector
+from pointsman.policy.gate import Gate
+
+
+class PolicySource(LastGood):
+    """The policy file. One that breaks or goes leaves the gate as it was: never open."""
+
+    def __init__(self, path: Path, cache: Path) -> None:
+        """Read the file, and load what finds what it is about.
+
+        Raises:
+            ConfigError: it is there, and cannot be used, or the extra `policy` is missing.
+
+        """
+        self.gate = Gate()
+        self._cache = cache
+        super().__init__("policy", path, self._apply)
+
+    def _apply(self, path: Path) -> int:
+        policy = read_policy(path)
+        self.gate.replace(policy, Detector(policy, self._cache))
+        return len(policy.kinds)

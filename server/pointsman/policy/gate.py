@@ -1,0 +1,131 @@
+"""A conversation to what the policy says of it, before anything else is done with it. Knows no route."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from pointsman.errors import PolicyError
+from pointsman.policy.detect import Detector
+from pointsman.policy.redact import Redaction, redact
+from pointsman.values.policy import (
+    NOTHING_FOUND,
+    STRICTNESS,
+    UNREADABLE,
+    Action,
+    Finding,
+    Policy,
+    Screening,
+    Span,
+)
+from pointsman.values.request import Message, Request, Role
+
+_log = structlog.get_logger()
+_INLINE_CHARACTERS = 4096
+"""Up to so many characters are read on the event loop, in about a millisecond; more on a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """Messages that may leave, and how their placeholders are put right in the answer."""
+
+    messages: tuple[Message, ...]
+    redaction: Redaction
+    screening: Screening
+
+
+class Gate:
+    """Applies one policy at a time; `replace` changes it. Without a detector everything may leave."""
+
+    def __init__(self, policy: Policy | None = None, detector: Detector | None = None) -> None:
+        self._policy = policy or Policy()
+        self._detector = detector
+
+    def replace(self, policy: Policy, detector: Detector) -> None:
+        """Apply another policy from now on."""
+        self._policy, self._detector = policy, detector
+
+    async def admit(self, request: Request) -> Request:
+        """Return a request with what the policy says of it; one that stays local is marked as such.
+
+        Raises:
+            PolicyError: the policy refuses it.
+
+        """
+        if self._detector is None:
+            return request
+        screening = (await self._read(request.messages, request.caller)).screening
+        if screening.action is Action.REFUSE:
+            raise PolicyError(
+                f"the policy refuses what the conversation holds: {screening.describe(Action.REFUSE)}"
+            )
+        constraints = request.constraints
+        if screening.action is Action.STAY_LOCAL:
+            constraints = replace(constraints, local_only=True)
+        return replace(request, constraints=constraints, screening=screening)
+
+    async def outbound(self, messages: tuple[Message, ...], request: Request) -> Outbound:
+        """Return messages as they may leave for the cloud: of the conversation, a system prompt, perhaps a draft.
+
+        Raises:
+            PolicyError: they hold what stays local.
+
+        """
+        if request.constraints.local_only:  # nothing that asks the cloud should have come so far
+            raise PolicyError("the conversation must stay local")
+        if self._detector is None:
+            return Outbound(messages, Redaction(), NOTHING_FOUND)
+        read = await self._read(messages, request.caller)
+        if read.screening.action in {Action.STAY_LOCAL, Action.REFUSE}:
+            kinds = read.screening.describe(Action.STAY_LOCAL, Action.REFUSE)
+            raise PolicyError(f"the policy keeps local what the messages hold: {kinds}")
+        redacted, redaction = redact(messages, read.to_redact)
+        return Outbound(redacted, redaction, read.screening)
+
+    def redacted(self, text: str, caller: str = "") -> str:
+        """Return a text as it may be stored: everything that the policy is about replaced."""
+        if self._detector is None:
+            return text
+        try:
+            spans = self._detector.find(text)
+        except Exception:  # noqa: BLE001 - whatever fails, nothing is stored
+            return ""
+        kept = [span for span in spans if self._policy.action(span.kind, caller) is not Action.ALLOW]
+        return redact((Message(Role.USER, text),), (tuple(kept),))[0][0].content
+
+    async def _read(self, messages: Sequence[Message], caller: str) -> "_Read":
+        policy, detector = self._policy, self._detector
+        assert detector is not None  # noqa: S101 - asked only with one
+        if sum(len(message.content) for message in messages) <= _INLINE_CHARACTERS:
+            spans = tuple(_spans(messages, detector))
+        else:
+            spans = await asyncio.to_thread(lambda: tuple(_spans(messages, detector)))
+        findings = tuple(
+            Finding(i, span.kind, span.end - span.start, policy.action(span.kind, caller))
+            for i, found in enumerate(spans)
+            for span in found
+        )
+        action = max((finding.action for finding in findings), key=STRICTNESS.index, default=Action.ALLOW)
+        to_redact = tuple(
+            tuple(span for span in found if policy.action(span.kind, caller) is Action.REDACT)
+            for found in spans
+        )
+        return _Read(Screening(action, findings), to_redact)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was found, and the spans of each message that are replaced before it leaves."""
+
+    screening: Screening
+    to_redact: tuple[tuple[Span, ...], ...]
+
+
+def _spans(messages: Sequence[Message], detector: Detector) -> Iterator[tuple[Span, ...]]:
+    for message in messages:
+        try:
+            yield detector.find(message.content)
+        except Exception as error:  # noqa: BLE001 - a message that nobody could read stays here
+            _log.error("policy.detection_failed", error=type(error).__name__)
+            yield (Span(UNREADABLE, 0, len(message.content)),)

@@ -1,0 +1,109 @@
+"""The policy over the wire: what a loopback cloud got to see."""
+
+import json
+
+import grpc
+import pytest
+
+from harness import Cloud, Site, collect, running, until
+from pointsman.client import constraints
+from pointsman.v1 import router_pb2
+
+IBAN = "DE89 3704 0044 0532 0130 00"
+OTHER = "Compare the foreign policies of Bismarck and Metternich in an essay."
+"""Fits no intent, so it is one for the cloud."""
+
+
+def conversation(*texts: str) -> list[router_pb2.Message]:
+    roles = (router_pb2.ROLE_USER, router_pb2.ROLE_ASSISTANT)
+    return [router_pb2.Message(role=roles[i % 2], content=text) for i, text in enumerate(texts)]
+
+
+def seen_by(cloud: Cloud) -> str:
+    return json.dumps(cloud.requests, ensure_ascii=False)
+
+
+@pytest.mark.model
+async def test_a_sensitive_conversation_is_answered_here_though_it_is_one_for_the_cloud(site: Site) -> None:
+    site.fill()
+    (site.root / "policy.yaml").write_text("actions: {iban: stay_local}")
+    with Cloud() as cloud:
+        async with running(site.settings(cloud=cloud.settings)) as server:
+            messages = conversation(f"my account is {IBAN}", "Thank you.", OTHER)
+            sampling = router_pb2.Sampling(max_tokens=8)
+            text, events = await collect(server.client.generate(messages, None, sampling))
+            decision = events[0].decision
+            _, after = await collect(server.client.generate(OTHER, None, sampling))
+    assert (decision.tier, decision.reason) == (
+        router_pb2.TIER_LOCAL,
+        router_pb2.DECISION_REASON_POLICY,
+    )
+    assert "The policy keeps it local: it holds iban (message 1)." in decision.explanation
+    assert "DE89" not in decision.explanation
+    assert text
+    assert after[0].decision.tier == router_pb2.TIER_CLOUD  # the same prompt, with nothing before it
+    assert len(cloud.requests) == 1
+
+
+async def test_who_names_the_cloud_for_what_stays_local_is_refused(site: Site) -> None:
+    site.fill()
+    (site.root / "policy.yaml").write_text("actions: {iban: stay_local, payment_card: refuse}")
+    with Cloud() as cloud:
+        async with running(site.settings(cloud=cloud.settings), engines=False) as server:
+            for asked in (constraints(tier="cloud"), constraints(task_type="reasoning")):
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await collect(server.client.generate(f"{OTHER} {IBAN}", asked))
+                assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+                assert "iban (message 1)" in (raised.value.details() or "")
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await server.client.route("charge 4111 1111 1111 1111")
+            assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert cloud.requests == []
+
+
+async def test_where_nobody_local_can_answer_the_call_fails_and_nothing_leaves(site: Site) -> None:
+    site.fill()
+    (site.root / "policy.yaml").write_text("actions: {iban: stay_local}")
+    settings = {"general_specialist": "", "on_cloud_down": "general"}
+    with Cloud() as cloud:
+        async with running(site.settings(cloud=cloud.settings, routing=settings), engines=False) as server:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await collect(server.client.generate(f"{OTHER} {IBAN}"))
+    assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert cloud.requests == []
+
+
+async def test_the_cloud_sees_placeholders_and_the_caller_sees_what_they_stand_for(site: Site) -> None:
+    site.fill()
+    (site.root / "policy.yaml").write_text("actions: {email: redact}")
+    words = ("I wrote to [EMA", "IL_1", "] and [EMAIL_2] today[")
+    with Cloud(words=words) as cloud:
+        async with running(site.settings(cloud=cloud.settings), engines=False) as server:
+            messages = conversation("I am ann@acme-corp.com", "Hello Ann.", f"{OTHER} Send it to bob@acme-corp.com.")
+            text, events = await collect(server.client.generate(messages))
+    assert text == "I wrote to ann@acme-corp.com and bob@acme-corp.com today["
+    assert "@acme-corp.com" not in seen_by(cloud)
+    assert "Send it to [EMAIL_2]." in seen_by(cloud)
+    assert "redacted: email (message 1, 3)" in events[0].decision.explanation
+
+
+async def test_a_changed_policy_holds_within_a_second(site: Site) -> None:
+    site.fill()
+    path = site.root / "policy.yaml"
+    path.write_text("actions: {iban: redact}")
+    with Cloud() as cloud:
+        async with running(site.settings(cloud=cloud.settings), engines=False, watch=True) as server:
+
+            async def tier() -> int:
+                return (await server.client.route(f"{OTHER} {IBAN}")).decision.tier
+
+            assert await tier() == router_pb2.TIER_CLOUD
+            path.write_text("actions: {iban: stay_local}")
+
+            async def stays() -> bool:
+                return await tier() == router_pb2.TIER_LOCAL
+
+            assert await until(stays) < 2
+            path.write_text("actions: {iban: nothing}")
+            await until(lambda: not server.core.policy.there or True)
+            assert await tier() == router_pb2.TIER_LOCAL
