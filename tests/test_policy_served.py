@@ -79,7 +79,9 @@ async def test_the_cloud_sees_placeholders_and_the_caller_sees_what_they_stand_f
     words = ("I wrote to [EMA", "IL_1", "] and [EMAIL_2] today[")
     with Cloud(words=words) as cloud:
         async with running(site.settings(cloud=cloud.settings), engines=False) as server:
-            messages = conversation("I am ann@acme-corp.com", "Hello Ann.", f"{OTHER} Send it to bob@acme-corp.com.")
+            messages = conversation(
+                "I am ann@acme-corp.com", "Hello Ann.", f"{OTHER} Send it to bob@acme-corp.com."
+            )
             text, events = await collect(server.client.generate(messages))
     assert text == "I wrote to ann@acme-corp.com and bob@acme-corp.com today["
     assert "@acme-corp.com" not in seen_by(cloud)

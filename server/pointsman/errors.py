@@ -20,6 +20,7 @@ PointsmanError
 from collections.abc import Sequence
 
 from pointsman.values.catalog import Problem
+from pointsman.values.policy import NOTHING_FOUND, Screening
 
 
 class PointsmanError(Exception):
@@ -50,6 +51,10 @@ class ForbiddenError(PointsmanError):
 
 class PolicyError(PointsmanError):
     """What a conversation holds forbids the answer. Expected; the caller's fault. Names kinds, never text."""
+
+    def __init__(self, message: str, found: Screening = NOTHING_FOUND) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class UnknownNameError(PointsmanError):

@@ -253,6 +253,17 @@ class Cascade(_Section):
     alert_least: Count = Field(50, description="answers under which no share is reported")
 
 
+class Audit(_Section):
+    """The record of what was decided about each conversation, and of what left."""
+
+    folder: Path | None = Field(
+        None, description="of the audit log, one a process; none is written without it"
+    )
+    key: SecretStr = Field(
+        SecretStr(""), description="of its hashes (HMAC), which then nobody can forge who lacks it"
+    )
+
+
 class Log(_Section):
     """One line a request."""
 
@@ -279,6 +290,7 @@ class Settings(BaseSettings):
     engine: Engine = Field(default_factory=Engine)
     cloud: Cloud = Cloud()
     cascade: Cascade = Cascade()
+    audit: Audit = Audit()
     log: Log = Log()
 
     @classmethod
@@ -364,7 +376,7 @@ def _not_json(error: SettingsError) -> str:
 def _described(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     # What stands under an unknown key may be a secret under a misspelled name.
-    secret = item["type"] == "extra_forbidden" or item["loc"][:2] == ("cloud", "api_key")
+    secret = item["type"] == "extra_forbidden" or item["loc"][:2] in {("cloud", "api_key"), ("audit", "key")}
     return f"{key}: {item['msg']}" + ("" if secret else f" (got {item['input']!r})")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pointsman import __version__
+from pointsman.cli.audit import audit
 from pointsman.cli.base import base
 from pointsman.cli.bundle import bundle
 from pointsman.cli.calibrate import calibrate
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 models = typer.Typer(help="Model files.", no_args_is_help=True)
 app.add_typer(models, name="models")
+app.add_typer(audit, name="audit")
 app.add_typer(callers, name="callers")
 app.add_typer(base, name="base")
 app.add_typer(bundle, name="bundle")

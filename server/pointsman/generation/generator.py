@@ -1,7 +1,7 @@
 """A request to events: decision, tokens, perhaps an escalation, done."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -40,9 +40,12 @@ from pointsman.values.events import (
     Shortfall,
     Token,
 )
-from pointsman.values.request import Request
+from pointsman.values.policy import Screening
+from pointsman.values.request import Message, Request
 
 Said = AsyncGenerator[Token | Escalation, None]
+Leaving = Callable[[Request, str, tuple[Message, ...], Screening], Awaitable[None]]
+"""Told of what leaves before it does: whose it is, the model, the messages, and what was found in them."""
 _CLOUD_FAILURES = (BackendDownError, OverloadedError, InvalidRequestError, PolicyError)
 
 
@@ -56,7 +59,9 @@ class Generator:
         cloud: Cloud | None,
         cascade: CascadeSettings = CascadeSettings(),  # noqa: B008 - frozen
         trials: Trials | None = None,
+        leaving: Leaving | None = None,
     ) -> None:
+        self._leaving = leaving
         self._trials = trials
         self._router = router
         self._engines = engines
@@ -299,6 +304,8 @@ class Generator:
         async with self._cloud.admission.place() as queue_ms:
             answer.queue_ms = queue_ms
             asked = replace(question, messages=leaving.messages)
+            if self._leaving is not None:
+                await self._leaving(answer.request, model, leaving.messages, leaving.screening)
             async with aclosing(self._cloud.client_of(model).stream(asked)) as stream:
                 async for item in stream:
                     if isinstance(item, Token):

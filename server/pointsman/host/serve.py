@@ -22,6 +22,8 @@ from pointsman.host.catalog_manager import CatalogManager, SnapshotBuilder
 from pointsman.host.folder_store import FolderStore
 from pointsman.host.known_callers import KnownCallers
 from pointsman.host.policy_source import PolicySource
+from pointsman.ledger.audit import AuditLog
+from pointsman.ledger.auditor import Auditor
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.recorder import Recorder
 from pointsman.router.router import Router
@@ -43,6 +45,7 @@ class Core:
     engines: EnginePool
     metrics: Metrics
     policy: PolicySource
+    auditor: Auditor
 
 
 @asynccontextmanager
@@ -78,6 +81,14 @@ async def open_core(
         pool = EnginePool(settings.engine, store, tasks)
         ending.callback(pool.stop)
         ending.callback(store.close)  # first of all: what still fetches would keep the others waiting
+        audit = settings.audit
+        log = (
+            await asyncio.to_thread(AuditLog, audit.folder, audit.key.get_secret_value())
+            if audit.folder
+            else None
+        )
+        auditor = Auditor(log)
+        ending.push_async_callback(asyncio.to_thread, auditor.close)
         policy = await asyncio.to_thread(
             PolicySource, settings.paths.policy, settings.paths.cache / "secret-rules"
         )
@@ -95,13 +106,22 @@ async def open_core(
         )
         await manager.reload()
         metrics.watch(lambda: pool.engines, lambda: worker.waiting)
-        generator = Generator(router, pool, cloud, settings.cascade, Trials(manager.conclude, tasks))
+        trials = Trials(manager.conclude, tasks)
+        generator = Generator(router, pool, cloud, settings.cascade, trials, auditor.leaving)
         yield Core(
-            Recorder(router, generator, metrics, log_prompts=settings.log.prompts, cascade=settings.cascade),
+            Recorder(
+                router,
+                generator,
+                metrics,
+                log_prompts=settings.log.prompts,
+                cascade=settings.cascade,
+                auditor=auditor,
+            ),
             manager,
             pool,
             metrics,
             policy,
+            auditor,
         )
 
 

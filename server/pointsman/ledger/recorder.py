@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 import structlog
 
-from pointsman.errors import BackendDownError, PointsmanError
+from pointsman.errors import BackendDownError, PointsmanError, PolicyError
 from pointsman.generation.generator import Generator
+from pointsman.ledger.auditor import Auditor
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.shortfalls import FINE, Shortfalls
 from pointsman.router.router import Router
 from pointsman.settings import Cascade as CascadeSettings
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Event, Shortfall
+from pointsman.values.policy import NOTHING_FOUND
 from pointsman.values.request import Request
 
 _log = structlog.get_logger()
@@ -31,7 +33,9 @@ class Recorder:
         *,
         log_prompts: bool,
         cascade: CascadeSettings = CascadeSettings(),  # noqa: B008 - frozen
+        auditor: Auditor | None = None,
     ) -> None:
+        self._auditor = auditor or Auditor(None)
         self._router = router
         self._generator = generator
         self._metrics = metrics
@@ -45,6 +49,8 @@ class Recorder:
             routed = (await self._router.route(request)).routed
         except PointsmanError as error:
             error.noted = True
+            if isinstance(error, PolicyError):
+                self._auditor.ended(request, None, "refused", error.found)
             _log.warning("route.failed", **self._subject(request), error=str(error))
             raise
         # Noted once the reply is on its way: the ledger is not on the path of a request.
@@ -56,6 +62,7 @@ class Recorder:
         subject = self._subject(request)
         decision: Decision | None = None
         local = _Local()
+        found = NOTHING_FOUND
         pieces = 0
         outcome = "cancelled"  # unless the answer ends in another way
         try:
@@ -63,7 +70,7 @@ class Recorder:
                 async for event in events:
                     match event:
                         case Routed():
-                            decision = event.decision
+                            decision, found = event.decision, event.screening
                             local.begin(decision)
                             self._metrics.decided(decision, event.timings)
                         case Escalation():
@@ -79,6 +86,8 @@ class Recorder:
                     yield event
         except PointsmanError as error:
             outcome = "failed"
+            if isinstance(error, PolicyError):
+                outcome, found = "refused", error.found
             local.fail(error)
             error.noted = True
             decided = _fields(decision) if decision else {}
@@ -89,6 +98,7 @@ class Recorder:
             raise
         finally:
             self._note_local(local)
+            self._auditor.ended(request, decision, outcome, found)
             if outcome == "cancelled":
                 decided = _fields(decision) if decision else {}
                 _log.info("generate.cancelled", **subject, **decided, pieces=pieces)

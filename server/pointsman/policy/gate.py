@@ -57,9 +57,8 @@ class Gate:
             return request
         screening = (await self._read(request.messages, request.caller)).screening
         if screening.action is Action.REFUSE:
-            raise PolicyError(
-                f"the policy refuses what the conversation holds: {screening.describe(Action.REFUSE)}"
-            )
+            kinds = screening.describe(Action.REFUSE)
+            raise PolicyError(f"the policy refuses what the conversation holds: {kinds}", screening)
         constraints = request.constraints
         if screening.action is Action.STAY_LOCAL:
             constraints = replace(constraints, local_only=True)
@@ -79,7 +78,7 @@ class Gate:
         read = await self._read(messages, request.caller)
         if read.screening.action in {Action.STAY_LOCAL, Action.REFUSE}:
             kinds = read.screening.describe(Action.STAY_LOCAL, Action.REFUSE)
-            raise PolicyError(f"the policy keeps local what the messages hold: {kinds}")
+            raise PolicyError(f"the policy keeps local what the messages hold: {kinds}", read.screening)
         redacted, redaction = redact(messages, read.to_redact)
         return Outbound(redacted, redaction, read.screening)
 

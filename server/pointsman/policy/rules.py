@@ -58,7 +58,7 @@ def rule(
             ruling = _ruling(request, catalog, cloud_task_types, mid)
         except InvalidRequestError as error:
             if _asks_for_the_cloud(request.constraints, cloud_task_types):
-                raise PolicyError(f"{policy} {error}") from None
+                raise PolicyError(f"{policy} {error}", screening) from None
             raise
         return replace(ruling, explanation=f"{policy} {ruling.explanation}".strip(), by_policy=True)
     ruling = _ruling(request, catalog, cloud_task_types, mid)

@@ -70,7 +70,7 @@ class Router:
             if matched
             else RouteTimings(total_ms=total_ms)
         )
-        return Route(Routed(decision, timings), snapshot, request)
+        return Route(Routed(decision, timings, request.screening), snapshot, request)
 
     async def _match(self, request: Request, snapshot: Snapshot) -> Matched | None:
         """Match the last user turn, with those before it in mind: of the messages, else of the session."""

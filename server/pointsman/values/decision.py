@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pointsman.values.policy import NOTHING_FOUND, Screening
 from pointsman.values.request import Tier
 
 
@@ -131,7 +132,8 @@ class RouteTimings:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A decision and what it took."""
+    """A decision and what it took, after what the policy said."""
 
     decision: Decision
     timings: RouteTimings
+    screening: Screening = NOTHING_FOUND

@@ -1,0 +1,66 @@
+"""`pointsman audit verify | show`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pointsman.cli.options import Config
+from pointsman.errors import ConfigError
+
+audit = typer.Typer(help="The record of what was decided, and of what left.", no_args_is_help=True)
+
+Folder = Annotated[
+    Path | None, typer.Option("--folder", help="In place of audit.folder.", show_default=False)
+]
+
+
+@audit.command()
+def verify(
+    folder: Folder = None,
+    first: Annotated[
+        int, typer.Option("--from", min=1, help="Number of the first record that is still there.")
+    ] = 1,
+    head: Annotated[str, typer.Option(help="Hash that the last record must have.")] = "",
+    config: Config = None,
+) -> None:
+    """Follow the chain of records; exit 1 and name the place where it breaks."""
+    from pointsman.ledger.audit import verify as follow
+
+    where, key = _where(folder, config)
+    verdict = follow(where, key, first, head)
+    if verdict.problem:
+        print(f"{verdict.problem}\n{verdict.records} records before it are sound")
+        raise typer.Exit(1)
+    print(f"{verdict.records} records, each follows from the one before; the last is {verdict.head.number}")
+    print(f"head {verdict.head.hash}")
+
+
+@audit.command()
+def show(
+    request_id: Annotated[
+        str, typer.Argument(help="As the trailing metadata x-request-id of a call tells it.")
+    ],
+    folder: Folder = None,
+    config: Config = None,
+) -> None:
+    """Print the records of one request, as JSON; exit 1 where there are none."""
+    from pointsman.ledger.audit import records_of
+
+    where, _ = _where(folder, config)
+    records = list(records_of(where, request_id))
+    for record in records:
+        print(json.dumps(record, indent=2))
+    if not records:
+        print(f"no records of request {request_id!r} in {where}")
+        raise typer.Exit(1)
+
+
+def _where(folder: Path | None, config: Path | None) -> "tuple[Path, str]":
+    from pointsman.settings import load
+
+    settings = load(config).audit
+    if (where := folder or settings.folder) is None:
+        raise ConfigError("no audit log is written; set audit.folder, or name one by --folder")
+    return where, settings.key.get_secret_value()

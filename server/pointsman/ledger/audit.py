@@ -1,0 +1,220 @@
+"""What was decided about each conversation and what left of it: records, each of which holds the hash of the one before.
+
+It holds kinds and lengths of what was found, and never text. A record of bytes that leave is written before they do.
+The chain is that of B. Schneier and J. Kelsey, Secure Audit Logs to Support Computer Forensics (1999), without their
+evolving keys: with a key (HMAC-SHA256) nobody who lacks it can write a chain that verifies, without one only who
+knows the last hash can tell that all of it was written anew.
+"""
+
+import hashlib
+import hmac
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pointsman.errors import ConfigError
+
+GENESIS = "0" * 64
+_SUFFIX = ".jsonl"
+_TAIL_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last record of a chain: its number, from 1, and its hash."""
+
+    number: int = 0
+    hash: str = GENESIS
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What verification found. `problem` is empty when every record follows from the one before."""
+
+    head: Head
+    records: int
+    problem: str = ""
+
+
+class AuditLog:
+    """Appends to the chain in a folder; one process at a time. Threads may share it."""
+
+    def __init__(self, folder: Path, key: str = "") -> None:
+        """Go on from the last record.
+
+        Raises:
+            ConfigError: the folder cannot be written, or another process writes there.
+
+        """
+        self._folder = folder
+        self._key = key.encode()
+        self._lock = threading.Lock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._owned = _own(folder)
+            self._month, self.head, self._torn = _last(folder)
+        except OSError as error:
+            raise ConfigError(f"audit.folder: {folder}: {error.strerror}") from None
+
+    def append(self, kind: str, request_id: str, **fields: Any) -> Head:
+        """Write a record; it outlives the process from here on, and the machine's fall a little later.
+
+        Raises:
+            OSError: it cannot be written.
+
+        """
+        with self._lock:
+            now = time.time()
+            record = {
+                "number": self.head.number + 1,
+                "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
+                "kind": kind,
+                "request_id": request_id,
+                **fields,
+                **({"torn": True} if self._torn else {}),
+                "previous": self.head.hash,
+            }
+            head = Head(self.head.number + 1, _hash(record, self._key))
+            # A clock that is set back goes on with the month that was begun.
+            month = max(self._month, f"{datetime.fromtimestamp(now, UTC):%Y-%m}")
+            _write(self._folder / f"{month}{_SUFFIX}", _line(record | {"hash": head.hash}), torn=self._torn)
+            self._month, self.head, self._torn = month, head, False
+            return head
+
+    def close(self) -> None:
+        """Let another process write."""
+        os.close(self._owned)
+
+
+def verify(folder: Path, key: str = "", first: int = 1, head: str = "") -> Verdict:
+    """Follow the chain from record `first`, which older records that were put away make greater than 1.
+
+    head: the hash that the last record must have, where somebody wrote it down
+
+    Raises:
+        ConfigError: the folder cannot be read.
+
+    """
+    at, count, expected = Head(), 0, first
+    torn = ""
+    for place, line in _lines(folder):
+        record = _parsed(line)
+        if record is None:
+            if torn:
+                return Verdict(at, count, f"{torn}: is no record")
+            torn = place
+            continue
+        if torn and not record.get("torn"):
+            return Verdict(at, count, f"{torn}: is no record")
+        torn = ""
+        problem = _problem(record, expected, at if count or first == 1 else None, key.encode())
+        if problem:
+            return Verdict(at, count, f"{place}: {problem}")
+        at, count, expected = Head(expected, str(record["hash"])), count + 1, expected + 1
+    if torn:
+        return Verdict(at, count, f"{torn}: is no record (the process may have been killed as it wrote)")
+    if head and not hmac.compare_digest(head, at.hash):
+        return Verdict(at, count, f"the last record, {at.number}, is not the one with hash {head}")
+    return Verdict(at, count)
+
+
+def records_of(folder: Path, request_id: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of a request.
+
+    Raises:
+        ConfigError: the folder cannot be read.
+
+    """
+    for _, line in _lines(folder):
+        record = _parsed(line)
+        if record is not None and record.get("request_id") == request_id:
+            yield record
+
+
+def _problem(record: dict[str, Any], expected: int, before: Head | None, key: bytes) -> str:
+    number = record.get("number")
+    if number != expected:
+        return f"expected record {expected}, found {number}: records are missing, or were put in"
+    if before is not None and record.get("previous") != before.hash:
+        return f"record {number} does not follow from the one before"
+    stated = {name: value for name, value in record.items() if name != "hash"}
+    if not hmac.compare_digest(str(record.get("hash")), _hash(stated, key)):
+        return f"record {number} was changed" + (", or the key is another" if key else "")
+    return ""
+
+
+def _hash(record: dict[str, Any], key: bytes) -> str:
+    body = _line(record)
+    return hmac.new(key, body, hashlib.sha256).hexdigest() if key else hashlib.sha256(body).hexdigest()
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def _write(path: Path, line: bytes, *, torn: bool) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        data = b"\n" + line if torn else line
+        written = os.write(file, data)
+        if written != len(data):  # the disk is full: what stands there is no record
+            os.ftruncate(file, os.fstat(file).st_size - written)
+            raise OSError(28, os.strerror(28), str(path))
+    finally:
+        os.close(file)
+
+
+def _own(folder: Path) -> int:
+    import fcntl
+
+    file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        message = f"audit.folder: another process writes to {folder}; give each a folder of its own"
+        raise ConfigError(message) from None
+    return file
+
+
+def _last(folder: Path) -> "tuple[str, Head, bool]":
+    """Return the last month, the last record, and whether a line after it was begun and not ended."""
+    files = sorted(folder.glob(f"*{_SUFFIX}"))
+    torn = False
+    for path in reversed(files):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            tail = file.read()
+        torn = torn or bool(tail and not tail.endswith(b"\n"))
+        for line in reversed(tail.splitlines()):
+            record = _parsed(line)
+            if record is not None and isinstance(record.get("number"), int):
+                return files[-1].stem, Head(record["number"], str(record.get("hash"))), torn
+    return (files[-1].stem if files else ""), Head(), torn
+
+
+def _lines(folder: Path) -> Iterator["tuple[str, bytes]"]:
+    """Yield each line with its place."""
+    if not folder.is_dir():
+        raise ConfigError(f"audit.folder: {folder}: no such folder")
+    try:
+        for path in sorted(folder.glob(f"*{_SUFFIX}")):
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    yield f"{path.name}:{number}", line
+    except OSError as error:
+        raise ConfigError(f"audit.folder: {error.filename}: {error.strerror}") from None
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

@@ -1,0 +1,181 @@
+"""The chain of audit records: what stands in it, and that no edit or gap goes unseen."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+
+from harness import Cloud, Site, collect, running
+from pointsman.errors import ConfigError
+from pointsman.ledger.audit import AuditLog, records_of, verify
+from pointsman.v1 import router_pb2
+
+OTHER = "Compare the foreign policies of Bismarck and Metternich in an essay."
+IBAN = "DE89 3704 0044 0532 0130 00"
+
+
+def written(folder: Path, count: int = 5, key: str = "") -> Path:
+    log = AuditLog(folder, key)
+    for i in range(count):
+        log.append("answer", f"r{i}", outcome="ok")
+    log.close()
+    (file,) = folder.glob("*.jsonl")
+    return file
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines(keepends=True)
+
+
+def test_a_chain_that_nobody_touched_verifies_over_restarts(tmp_path: Path) -> None:
+    written(tmp_path)
+    file = written(tmp_path)
+    verdict = verify(tmp_path)
+    assert (verdict.records, verdict.problem) == (10, "")
+    assert verdict.head.hash == json.loads(lines_of(file)[-1])["hash"]
+    assert verify(tmp_path, head=verdict.head.hash).problem == ""
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_every_edit_and_every_gap_is_found(tmp_path: Path, at: int) -> None:
+    file = written(tmp_path)
+    head = verify(tmp_path).head.hash
+    whole = lines_of(file)
+    edited = whole[at].replace('"ok"', '"no"')
+    for changed in (
+        [*whole[:at], edited, *whole[at + 1 :]],
+        [*whole[:at], *whole[at + 1 :]],
+        [*whole[: at + 1], whole[at], *whole[at + 1 :]],
+        [*whole[:at], "nonsense\n", *whole[at:]],
+        [*whole[:at], *reversed(whole[at - 1 : at + 1]), *whole[at + 1 :]] if at else whole[::-1],
+    ):
+        file.write_text("".join(changed))
+        assert verify(tmp_path, head=head).problem, changed
+
+
+def test_a_chain_written_anew_is_found_by_its_key_or_its_head(tmp_path: Path) -> None:
+    written(tmp_path / "ours", key="secret")
+    forged = written(tmp_path / "forged", count=5)
+    (tmp_path / "ours" / forged.name).write_text(forged.read_text().replace('"ok"', '"no"'))
+    assert "was changed, or the key is another" in verify(tmp_path / "ours", "secret").problem
+    known = verify(tmp_path / "forged").head.hash
+    forged.unlink()
+    written(tmp_path / "forged", count=4)
+    assert "is not the one with hash" in verify(tmp_path / "forged", head=known).problem
+
+
+def test_old_records_that_were_put_away_are_a_gap_unless_named(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    file.write_text("".join(lines_of(file)[2:]))
+    assert "expected record 1, found 3" in verify(tmp_path).problem
+    assert verify(tmp_path, first=3).problem == ""
+
+
+def test_a_line_that_a_kill_cut_short_is_gone_on_from(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    file.write_text(file.read_text() + '{"number": 6, "ki')
+    assert "is no record" in verify(tmp_path).problem
+    written(tmp_path, count=2)
+    verdict = verify(tmp_path)
+    assert (verdict.records, verdict.problem) == (7, "")
+
+
+def test_a_killed_process_loses_no_record_that_it_wrote(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from pointsman.ledger.audit import AuditLog\n"
+        f"log = AuditLog(Path({str(tmp_path)!r}))\n"
+        "while True: print(log.append('answer', 'r').number, flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = [int(process.stdout.readline()) for _ in range(200)]
+    os.kill(process.pid, signal.SIGKILL)
+    rest = process.stdout.read().splitlines()
+    process.wait()
+    process.stdout.close()
+    last = max([*said, *(int(line) for line in rest[:-1])])
+    written(tmp_path, count=1)
+    verdict = verify(tmp_path)
+    assert verdict.problem == ""
+    assert verdict.records >= last + 1
+
+
+def test_one_process_writes_to_a_folder(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path)
+    with pytest.raises(ConfigError, match=r"another process writes to .*; give each a folder of its own"):
+        AuditLog(tmp_path)
+    log.close()
+    AuditLog(tmp_path).close()
+
+
+async def test_what_left_and_what_stayed_stands_in_the_log_without_a_word_of_it(site: Site) -> None:
+    site.fill()
+    (site.root / "policy.yaml").write_text("actions: {email: redact, iban: stay_local}")
+    folder = site.root / "audit"
+    settings = {"audit": {"folder": folder, "key": "k"}}
+    with Cloud() as cloud:
+        async with running(site.settings(cloud=cloud.settings, **settings), engines=False) as server:
+            await collect(server.client.generate(f"{OTHER} Copy ann@acme-corp.com."))
+            with pytest.raises(grpc.aio.AioRpcError):
+                asked = router_pb2.Constraints(tier=router_pb2.TIER_CLOUD)
+                await collect(server.client.generate(f"{OTHER} {IBAN}", asked))
+    await asyncio.to_thread(_says, folder, cloud)
+
+
+def _says(folder: Path, cloud: Cloud) -> None:
+    left, answered, refused = (json.loads(line) for file in folder.glob("*.jsonl") for line in lines_of(file))
+    sent = sum(len(message["content"].encode()) for message in cloud.requests[0]["messages"])
+    assert (left["kind"], left["bytes"], left["model"]) == ("egress", sent, "big-model")
+    assert left["redacted"] == [{"message": 1, "kind": "email", "length": 17, "action": "redact"}]
+    assert (answered["kind"], answered["tier"], answered["outcome"]) == ("answer", "cloud", "ok")
+    assert (refused["outcome"], refused["found"][0]["kind"], refused["action"]) == (
+        "refused",
+        "iban",
+        "stay_local",
+    )
+    assert len(cloud.requests) == 1
+    everything = "".join(file.read_text() for file in folder.glob("*.jsonl"))
+    assert "acme" not in everything
+    assert "DE89" not in everything
+    assert verify(folder, "k").problem == ""
+    assert len(list(records_of(folder, left["request_id"]))) == 2
+
+
+async def test_where_the_log_cannot_be_written_nothing_leaves(site: Site) -> None:
+    site.fill()
+    folder = site.root / "audit"
+    with Cloud() as cloud:
+        settings = site.settings(cloud=cloud.settings, audit={"folder": folder})
+        async with running(settings, engines=False) as server:
+            await asyncio.to_thread(
+                (folder / "9999-12.jsonl").mkdir
+            )  # what it would write to next is no file
+            server.core.auditor._log._month = "9999-12"
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await collect(server.client.generate(OTHER))
+            await asyncio.to_thread((folder / "9999-12.jsonl").rmdir)
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "nothing may leave" in (raised.value.details() or "")
+    assert cloud.requests == []
+
+
+def test_the_command_line_verifies_and_shows(tmp_path: Path) -> None:
+    file = written(tmp_path)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pointsman", "audit", *arguments, "--folder", str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert "5 records, each follows from the one before" in run("verify").stdout
+    assert json.loads(run("show", "r3").stdout)["number"] == 4
+    assert run("show", "nobody").returncode == 1
+    file.write_text(file.read_text().replace('"r2"', '"r9"'))
+    broken = run("verify")
+    assert broken.returncode == 1
+    assert f"{file.name}:3: record 3 was changed" in broken.stdout
