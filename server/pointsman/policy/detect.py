@@ -15,6 +15,7 @@ from typing import Any
 import regex
 
 from pointsman.errors import ConfigError
+from pointsman.policy.cards import card_spans
 from pointsman.policy.plain_text import plain_text
 from pointsman.values.kinds import NER, PRESIDIO
 from pointsman.values.policy import SECRET, Pattern, Policy, Span, WordList
@@ -80,7 +81,7 @@ def _looks(policy: Policy, cache: Path) -> Iterator[Look]:
     if SECRET in kinds:
         yield _secrets(cache)
     for kind in sorted(kinds & PRESIDIO.keys()):
-        yield _presidio(kind, policy.phone_regions)
+        yield from _presidio(kind, policy.phone_regions)
     names = sorted(kinds & NER.keys())
     if names:
         yield _entities(names, policy.ner_model)
@@ -128,15 +129,25 @@ def _secrets(cache: Path) -> Look:
     return look
 
 
-def _presidio(kind: str, phone_regions: Sequence[str]) -> Look:
+def _presidio(kind: str, phone_regions: Sequence[str]) -> Iterator[Look]:
     from presidio_analyzer import predefined_recognizers
 
     maker: Any = getattr(predefined_recognizers, PRESIDIO[kind])
-    # Without a region, phone numbers are looked for in international form.
-    recogniser = maker(supported_regions=list(phone_regions) or ["ZZ"]) if kind == "phone" else maker()
-    if kind == "email":
-        recogniser.validate_result = _email_validator()
+    if kind == "payment_card":  # presidio's pattern knows neither grouped numbers of every length nor issuers
+        yield lambda text: (Span(kind, start, end) for start, end in card_spans(text))
+    elif kind == "phone":
+        # With a country code, any number of a possible length counts; else one that the region hands out.
+        yield _recognised(kind, maker(supported_regions=["ZZ"], leniency=0))
+        if phone_regions:
+            yield _recognised(kind, maker(supported_regions=list(phone_regions)))
+    else:
+        recogniser = maker()
+        if kind == "email":
+            recogniser.validate_result = _email_validator()
+        yield _recognised(kind, recogniser)
 
+
+def _recognised(kind: str, recogniser: Any) -> Look:
     def look(text: str) -> Iterator[Span]:
         for match in recogniser.analyze(text, recogniser.supported_entities, None):
             if match.score >= LEAST_SCORE:

@@ -1,0 +1,382 @@
+"""The policy gate: what it finds and takes for something, what it costs, and what a cloud gets to see.
+
+    python benchmarks/policy.py          # alone on the machine
+
+Sensitive values are Faker's, of several locales; the texts around them, and the hard negatives, are ours. Conversations
+go through router, gate, cascade and the real client of a cloud on loopback that fails now and then. The local model is
+a stand-in that always breaks its format and now and then fails, so that each answer would escalate or fall back to
+the cloud if it could: no real one would try so hard.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import shlex
+import string
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from faker import Faker
+from presidio_analyzer.predefined_recognizers import InAadhaarRecognizer
+from rich.progress import Progress
+
+import report
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.embedding.cache import EmbeddingCache
+from pointsman.embedding.load import load_encoder
+from pointsman.errors import BackendDownError, PointsmanError
+from pointsman.generation.cloud import Cloud
+from pointsman.generation.generator import Generator
+from pointsman.host.catalog_manager import SnapshotBuilder
+from pointsman.host.offline import load_catalog
+from pointsman.policy.detect import Detector
+from pointsman.policy.gate import Gate
+from pointsman.router.router import Router
+from pointsman.router.worker import EncoderWorker
+from pointsman.settings import load
+from pointsman.values.decision import Routed
+from pointsman.values.events import Escalation, Finished, FinishReason, Token, Usage
+from pointsman.values.kinds import PRESIDIO
+from pointsman.values.policy import SECRET, Action, Policy
+from pointsman.values.request import Message, Request, Role, Tier
+
+ROOT = Path(__file__).parent.parent
+REGIONS = ("US", "GB", "DE")
+KINDS = (*PRESIDIO, SECRET)
+ALPHANUMERIC = string.ascii_letters + string.digits
+AROUND = (
+    "Please look at {} and tell me what to do.", "My colleague wrote {} on the form.", "It is {}, if that helps.",
+    "Use {} for this.", "I was given {} yesterday; is that right?", "details: {}", "({})", '"{}"', "{}",
+    "Could you check whether {} is the right one before we go on with the order for next week?",
+)  # fmt: skip
+PROMPTS = (
+    "Compare the foreign policies of Bismarck and Metternich in an essay.", "Where is my parcel?",
+    "I want my money back.", "Prove that there are infinitely many primes.", "How many users signed up last week?",
+    "Will it rain tomorrow?", "Write a sonnet about the tax code.", "Cancel my subscription.",
+)  # fmt: skip
+NEGATIVES = (
+    "order {n4}-{n4}", "version {d}.{d}.{n2}", "on 2026-0{d}-1{d}", "at 1{d}:{n2}", "costs {n3}.{n2} euro", "build 2026{n4}",
+    "ticket INC{n4}{n3}", "room {d}.{n2}", "commit {hex}", "part number {n3}-{n2}-{n4}{d}", "@someone in the chat", "page {n3}",
+    "ISBN 978-3-16-148410-{d}", "serial {n4} {n4} {n4} {n3}{d}", "flight LH{n3}", "{n2} % of {n4} requests", "isbn {n4}{n4}{n2}",
+    "invoice {n4}{n4}{n4}", "port {n4}", "chapter {d}, paragraph {n2}", "the key is under the mat", "my password is a secret",
+    "a {n2}-year-old house", "model GT-{n4}", "batch AB {n2} {n2} {n2} C", "tracking 1Z{n3}AA10{n4}{n4}",
+)  # fmt: skip
+
+
+def with_check_digit(number: str) -> str:
+    """Put the last digit right, that of Verhoeff: Faker's is another, and may begin with 0 or 1."""
+    right = InAadhaarRecognizer().validate_result
+    return next(f"{number[:-1]}{digit}" for digit in string.digits if right(f"{number[:-1]}{digit}"))
+
+
+def values(seed: int) -> dict:
+    """Return, by kind, what makes a value."""
+
+    def fakers(*locales):
+        made = [Faker(locale) for locale in locales]
+        for i, faker in enumerate(made):
+            faker.seed_instance(seed + i)
+        return made
+
+    draw = random.Random(seed)
+    us, gb, it, pl, es, fi, se, de, india, fr = fakers(
+        "en_US", "en_GB", "it_IT", "pl_PL", "es_ES", "fi_FI", "sv_SE", "de_DE", "en_IN", "fr_FR"
+    )
+    text = lambda n, of=ALPHANUMERIC: "".join(draw.choices(of, k=n))  # noqa: E731
+    grouped = lambda number: " ".join(number[i : i + 4] for i in range(0, len(number), 4))  # noqa: E731
+    shown = lambda number: draw.choice((number, grouped(number)))  # noqa: E731
+    return {
+        "email": lambda: draw.choice((us, gb, it, pl, es, de, fr)).email(),
+        "phone": lambda: draw.choice(
+            (f"+33 1 {draw.randrange(40, 59)} {draw.randrange(10, 99)} {draw.randrange(10, 99)} {draw.randrange(10, 99)}", f"+1 {us.basic_phone_number()}", f"+44 20 7946 0{draw.randrange(100, 999)}",
+             f"+49 30 {draw.randrange(100000, 9999999)}", us.basic_phone_number())
+        ),
+        "payment_card": lambda: shown(us.credit_card_number()),
+        "iban": lambda: shown(draw.choice((gb, it, pl, es, fi, de, fr)).iban()),
+        "ip_address": lambda: draw.choice((us.ipv4_public(), us.ipv6())),
+        "mac_address": us.mac_address,
+        "us_ssn": us.ssn,
+        "us_itin": us.itin,
+        "uk_nino": lambda: f"{draw.choice(('AB', 'CE', 'JK', 'PR'))}{gb.ssn()[2:]}",  # Faker's prefix is nobody's
+        "it_fiscal_code": it.ssn,
+        "pl_pesel": pl.pesel,
+        "es_nif": es.nif,
+        "fi_personal_id": fi.ssn,
+        "se_personnummer": se.ssn,
+        "in_aadhaar": lambda: shown(with_check_digit(f"{draw.randrange(2, 10)}{india.aadhaar_id()[1:]}")),
+        SECRET: lambda: draw.choice(
+            (f"ghp_{text(36)}", f"xoxb-{text(12, string.digits)}-{text(12, string.digits)}-{text(24)}",
+             f"AKIA{text(16, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567')} {text(40)}", f"glpat-{text(20)}",
+             f"sk_live_{text(24)}", f"postgresql://app:{text(14)}@db.internal:5432/app", f"npm_{text(36)}")
+        ),
+    }  # fmt: skip
+
+
+def negative(draw: random.Random) -> str:
+    digits = {f"n{n}": "".join(draw.choices(string.digits, k=n)) for n in (2, 3, 4)}
+    return draw.choice(NEGATIVES).format(
+        **digits, d=draw.randrange(1, 9), hex="".join(draw.choices("0123456789abcdef", k=40))
+    )
+
+
+def detection(detector: Detector, texts: int, seed: int) -> list[list[str]]:
+    """Return a row a kind: recall over its own values, precision over those and harmless texts."""
+    draw = random.Random(seed)
+    right, total, confused, wrong = Counter(), Counter(), Counter(), Counter()
+    for kind, make in values(seed).items():
+        for _ in range(texts):
+            value = make()
+            text = draw.choice(AROUND).format(value)
+            found = detector.find(text)
+            start = text.index(value)
+            total[kind] += 1
+            right[kind] += any(
+                s.kind == kind and s.start < start + len(value) and s.end > start for s in found
+            )
+            confused.update({s.kind for s in found} - {kind})
+    for _ in range(texts * 10):
+        wrong.update({s.kind for s in detector.find(draw.choice(AROUND).format(negative(draw)))})
+    rows = [
+        [f"`{kind}`", str(total[kind]), f"{right[kind] / total[kind]:.3f}",
+         f"{right[kind] / max(1, right[kind] + wrong[kind]):.3f}", str(wrong[kind]), str(confused[kind])]
+        for kind in values(seed)
+    ]  # fmt: skip
+    others = sorted((wrong.keys() | confused.keys()) - values(seed).keys())
+    return rows + [
+        [f"`{kind}`", "0", report.NOTHING, report.NOTHING, str(wrong[kind]), str(confused[kind])]
+        for kind in others
+    ]
+
+
+async def cost(gate: Gate, prompts: int) -> list[float]:
+    """Return the seconds that the gate takes for prompts of sixty words, none of them twice."""
+    words = [
+        "could",
+        "you",
+        "please",
+        "look",
+        "into",
+        "this",
+        "and",
+        "tell",
+        "me",
+        "what",
+        "went",
+        "wrong",
+        "with",
+        "the",
+        "delivery",
+        "of",
+        "last",
+        "week",
+    ]
+    draw, found = random.Random(1), []
+    for _ in range(prompts):
+        chosen = [*(draw.choice(words) for _ in range(54)), *negative(draw).split(), negative(draw)]
+        request = Request((Message(Role.USER, " ".join(chosen)),))
+        begun = time.perf_counter()
+        await gate.admit(request)
+        found.append(time.perf_counter() - begun)
+    return found
+
+
+@contextmanager
+def cloud_on_loopback(failing: float):
+    """Serve chat completions, and keep every body; a share of the requests fails."""
+    bodies, draw = [], random.Random(5)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_):
+            pass
+
+        def do_POST(self):
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            if draw.random() < failing:
+                self.send_response(500)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.close_connection = True
+            for delta, finish in (({"content": "fine"}, None), ({}, "stop")):
+                chunk = {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m",
+                         "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}  # fmt: skip
+                self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+            self.wfile.write(b"data: [DONE]\n\n")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1", bodies
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Failing:
+    """In the place of the engines: a local model that breaks every format, and fails one time in ten."""
+
+    adapters = None
+
+    def __init__(self) -> None:
+        self._draw = random.Random(3)
+
+    @asynccontextmanager
+    async def lease(self, specialist):
+        yield self
+
+    @asynccontextmanager
+    async def place(self, tokens=0, budget_s=None):
+        if self._draw.random() < 0.1:
+            raise BackendDownError("the engine is down")
+        yield 0.0
+
+    async def stream(self, question):
+        for _ in range(3):
+            yield Token("}} I cannot help with that. ", -9.0)
+        yield Finished(FinishReason.STOP, Usage(10, 3, 0))
+
+
+def conversations(count: int, seed: int):
+    """Yield (kind, value, messages): a value anywhere in the history; kind None: nothing sensitive."""
+    draw, makers = random.Random(seed), list(values(seed).items())
+    for i in range(count):
+        turns = draw.choice((1, 1, 3, 5, 9))
+        texts = [draw.choice((*PROMPTS, "Thank you.", negative(draw))) for _ in range(turns - 1)] + [
+            draw.choice(PROMPTS)
+        ]
+        kind, value = None, ""
+        if i % 11:  # one in eleven is there to see that the cloud is reached at all
+            kind, make = draw.choice(makers)
+            value, at = make(), draw.randrange(turns)
+            texts[at] = f"{draw.choice(AROUND).format(value)} {texts[at]}"
+        yield (
+            kind,
+            value,
+            tuple(
+                Message(Role.USER if (turns - j) % 2 else Role.ASSISTANT, text)
+                for j, text in enumerate(texts)
+            ),
+        )
+
+
+async def tiers_of(generator: Generator, request: Request) -> list[Tier]:
+    """Answer a request; returns the tiers that had a part in it."""
+    async with aclosing(generator.generate(request)) as events:
+        return [event.decision.tier async for event in events if isinstance(event, Routed | Escalation)]
+
+
+async def egress(
+    policy: Policy, detector: Detector, count: int, scratch: Path, progress: Progress
+) -> list[list[str]]:
+    """Return what happened to the conversations."""
+    seen = Counter()
+    with cloud_on_loopback(0.1) as (url, bodies):
+        cloud_settings = {"base_url": url, "model": "big", "max_retries": 1}
+        settings = load(
+            cloud=cloud_settings, routing={"on_cloud_down": "general", "mid": "cloud:mid"},
+            paths={"cache": scratch, "policy": scratch / "none.yaml"},
+        )  # fmt: skip
+        store = ArtifactStore(settings.paths.models, settings.paths.specialists)
+        encoder = load_encoder(settings.encoder, store)
+        worker = EncoderWorker(encoder, 64)
+        builder = SnapshotBuilder(settings, EmbeddingCache(encoder, scratch), encoder.hash)
+        snapshot = await builder.build(load_catalog(settings))
+        router = Router(worker, snapshot, settings.conversations, Gate(policy, detector))
+        cloud = Cloud(settings.cloud, "mid")
+        generator = Generator(router, Failing(), cloud, settings.cascade)
+        task = progress.add_task("conversations", total=count)
+        draw = random.Random(9)
+        for kind, value, messages in conversations(count, 77):
+            before = len(bodies)
+            request = Request(messages, hold_back=draw.random() < 0.5, request_id="r")
+            tiers = []
+            try:
+                tiers = await tiers_of(generator, request)
+            except PointsmanError:
+                seen["failed", kind is None] += 1
+            sent = bodies[before:]
+            detected = any(span for message in messages for span in detector.find(message.content))
+            label = "nothing sensitive" if kind is None else "detected" if detected else "not detected"
+            seen["conversations", label] += 1
+            seen["bytes", label] += sum(map(len, sent))
+            seen["requests", label] += len(sent)
+            seen["cloud", label] += Tier.CLOUD in tiers
+            seen["leaks", label] += bool(value) and any(json.dumps(value)[1:-1] in body for body in sent)
+            progress.advance(task)
+        await cloud.close()
+        worker.close()
+        builder.close()
+    return [
+        [
+            label,
+            *(f"{seen[what, label]:,}" for what in ("conversations", "cloud", "requests", "bytes", "leaks")),
+        ]
+        for label in ("detected", "not detected", "nothing sensitive")
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--texts", type=int, default=1000, help="values of each kind; ten times as many negatives"
+    )
+    parser.add_argument("--conversations", type=int, default=11_000, help="one in eleven of them harmless")
+    parser.add_argument("--prompts", type=int, default=2000, help="of sixty words, for the cost of the gate")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "policy.md")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, Progress() as progress:
+        scratch = Path(name)
+        costs = []
+        for regions in ((), ("US",), REGIONS):
+            policy = Policy(dict.fromkeys(KINDS, Action.STAY_LOCAL), phone_regions=regions)
+            detector = Detector(policy, scratch)
+            took = asyncio.run(cost(Gate(policy, detector), arguments.prompts))
+            costs.append(
+                [
+                    ", ".join(regions) or "international form only",
+                    *(f"{report.percentile(took, p) * 1e3:.2f}" for p in (50, 99)),
+                ]
+            )
+        found = detection(detector, arguments.texts, 11)
+        left = asyncio.run(egress(policy, detector, arguments.conversations, scratch, progress))
+    body = (
+        f"{report.versions('pointsman', 'presidio-analyzer', 'kingfisher-secret-scanner', 'faker')}; all kinds of "
+        f"pointsman that need no model, phone numbers of {', '.join(REGIONS)} and in international form.\n\n"
+        f"## Detection\n\nRecall over {arguments.texts} values a kind, each in one of {len(AROUND)} texts; precision over "
+        f"those and {arguments.texts * 10:,} harmless ones with {len(NEGATIVES)} kinds of hard negatives. The last columns count "
+        "texts in which the kind was reported and is not.\n\n"
+        + report.table(["kind", "values", "recall", "precision", "in harmless texts", "in those of other kinds"], found)
+        + "\n\n## Cost\n\n"
+        + report.table(["phone numbers in the form of", "p50 ms", "p99 ms"], costs)
+        + "\n\n## What left\n\nEvery kind stays local; cascade, fallback to and from the cloud and retries are on, one cloud "
+        "request in ten fails.\n\n"
+        + report.table(["", "conversations", "answered by the cloud", "requests to it", "bytes to it", "values in them"], left)
+    )  # fmt: skip
+    report.write(
+        arguments.out,
+        "Policy: what is found, what it costs, what leaves",
+        body,
+        shlex.join(["python", "benchmarks/policy.py", *sys.argv[1:]]),
+    )
+    print(body)
+
+
+if __name__ == "__main__":
+    main()
