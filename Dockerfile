@@ -9,12 +9,12 @@ RUN python -m venv /opt/pointsman
 # What the package needs first, by itself: this layer is rebuilt only when versions change.
 COPY constraints.txt pyproject.toml ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*p['dependencies'], *p['optional-dependencies']['standard'], sep='\n')" > requirements.txt \
+print(*p['dependencies'], *p['optional-dependencies']['standard'], *p['optional-dependencies']['policy'], sep='\n')" > requirements.txt \
     && /opt/pointsman/bin/pip install -c constraints.txt -r requirements.txt
 COPY README.md ./
 COPY server server
 RUN pip wheel --no-deps --wheel-dir /dist . \
-    && /opt/pointsman/bin/pip install -c constraints.txt "$(ls /dist/pointsman-*.whl)[standard]" \
+    && /opt/pointsman/bin/pip install -c constraints.txt "$(ls /dist/pointsman-*.whl)[standard,policy]" \
     && /opt/pointsman/bin/pip check
 
 FROM python:3.11-slim-bookworm

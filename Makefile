@@ -55,6 +55,7 @@ bench: $(DEV)/installed $(PEERS)/installed
 	$(DEV)/bin/python benchmarks/encoder.py
 	$(DEV)/bin/python benchmarks/route.py --data $(DATA)
 	$(DEV)/bin/python benchmarks/generate.py
+	$(DEV)/bin/python benchmarks/policy.py
 
 $(PEERS)/installed: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)

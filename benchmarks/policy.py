@@ -104,7 +104,8 @@ def values(seed: int) -> dict:
         "mac_address": us.mac_address,
         "us_ssn": us.ssn,
         "us_itin": us.itin,
-        "uk_nino": lambda: f"{draw.choice(('AB', 'CE', 'JK', 'PR'))}{gb.ssn()[2:]}",  # Faker's prefix is nobody's
+        # Faker's begin and end with letters that nobody's does.
+        "uk_nino": lambda: f"{draw.choice(('AB', 'CE', 'JK', 'PR'))}{gb.ssn()[2:-1]}{draw.choice('ABCD')}",
         "it_fiscal_code": it.ssn,
         "pl_pesel": pl.pesel,
         "es_nif": es.nif,

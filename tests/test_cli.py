@@ -37,7 +37,8 @@ def _run(
     "command", [[], ["serve"], ["check"], ["route"], ["generate"], ["models"], ["models", "pull"], ["schema"],
         ["calibrate"], ["eval"], ["explain"], ["lint"], ["diff"], ["import"], ["bundle"], ["bundle", "build"],
         ["bundle", "verify"], ["bundle", "show"], ["bundle", "activate"], ["bundle", "rollback"], ["difficulty"], ["difficulty", "fit"],
-        ["encoder"], ["encoder", "tune"]],
+        ["encoder"], ["encoder", "tune"], ["audit"], ["audit", "verify"], ["audit", "show"], ["policy"],
+        ["policy", "check"], ["policy", "try"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_command_explains_itself(command: list[str]) -> None:

@@ -1,6 +1,9 @@
 """The policy over the wire: what a loopback cloud got to see."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import grpc
 import pytest
@@ -109,3 +112,23 @@ async def test_a_changed_policy_holds_within_a_second(site: Site) -> None:
             path.write_text("actions: {iban: nothing}")
             await until(lambda: not server.core.policy.there or True)
             assert await tier() == router_pb2.TIER_LOCAL
+
+
+def test_a_policy_is_checked_and_tried_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("actions: {email: redact, iban: stay_local}")
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "pointsman", "policy", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False)
+
+    assert run("check").stdout == "email: redact\niban: stay_local\n"
+    tried = run("try", f"copy ann@acme-corp.com, IBAN {IBAN}")
+    assert tried.stdout.splitlines() == [
+        "email: characters 5 to 22, redact",
+        "iban: characters 29 to 56, stay_local",
+        "copy [EMAIL_1], IBAN [IBAN_1]",
+    ]
+    (tmp_path / "policy.yaml").write_text("actions:\n  emial: redact\n")
+    wrong = run("check")
+    assert wrong.returncode == 1
+    assert "policy.yaml:2: actions.emial: unknown kind" in wrong.stderr

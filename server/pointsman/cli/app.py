@@ -19,6 +19,7 @@ from pointsman.cli.encoder import encoder
 from pointsman.cli.evaluate import evaluate, explain
 from pointsman.cli.intents import diff, import_, lint
 from pointsman.cli.options import Config
+from pointsman.cli.policy import policy
 from pointsman.cli.specialists import specialists
 from pointsman.cli.train import train
 from pointsman.errors import ConfigError, PointsmanError, unwrap
@@ -32,6 +33,7 @@ app = typer.Typer(
 models = typer.Typer(help="Model files.", no_args_is_help=True)
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
+app.add_typer(policy, name="policy")
 app.add_typer(callers, name="callers")
 app.add_typer(base, name="base")
 app.add_typer(bundle, name="bundle")
@@ -198,7 +200,7 @@ def pull(config: Config = None) -> None:
 def schema(
     folder: Annotated[Path, typer.Option(help="Where to write the JSON Schemas.")] = Path("docs/schema"),
 ) -> None:
-    """Write the JSON Schemas of intent, specialist, rules, rollout and callers files, for editors."""
+    """Write the JSON Schemas of intent, specialist, rules, rollout, callers and policy files, for editors."""
     from pointsman.catalog.json_schema import write_schemas
 
     for path in write_schemas(folder):
