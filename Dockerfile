@@ -1,4 +1,4 @@
-# pointsman: gRPC on 50051, /metrics on 9464; model files and caches on the volume /models.
+# pointsman: gRPC on 50051, /metrics on 9464; model files, caches and the ledger on the volume /models.
 # Runs as a user without rights, with a read-only root filesystem and a writable /tmp. See deploy/.
 
 FROM python:3.11-slim-bookworm AS builder
@@ -45,7 +45,8 @@ ENV PATH=/opt/pointsman/bin:$PATH \
     POINTSMAN_PATHS__INTENTS=/etc/pointsman/intents \
     POINTSMAN_PATHS__SPECIALISTS=/etc/pointsman/specialists \
     POINTSMAN_PATHS__MODELS=/models \
-    POINTSMAN_PATHS__CACHE=/models/cache
+    POINTSMAN_PATHS__CACHE=/models/cache \
+    POINTSMAN_LEDGER__URL=sqlite:////models/ledger.db
 WORKDIR /etc/pointsman
 VOLUME /models
 USER 10001:10001

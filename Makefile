@@ -56,6 +56,7 @@ bench: $(DEV)/installed $(PEERS)/installed
 	$(DEV)/bin/python benchmarks/route.py --data $(DATA)
 	$(DEV)/bin/python benchmarks/generate.py
 	$(DEV)/bin/python benchmarks/policy.py
+	$(DEV)/bin/python benchmarks/ledger.py
 
 $(PEERS)/installed: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)
@@ -72,7 +73,7 @@ $(SERVE)/installed: pyproject.toml constraints.txt
 $(DEV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
-	$(DEV)/bin/pip install $(PIP_FLAGS) -e '.[standard,encoder,train,ctransformers,policy,review,dev]'
+	$(DEV)/bin/pip install $(PIP_FLAGS) -e '.[standard,encoder,train,ctransformers,policy,postgres,review,dev]'
 	touch $@
 
 clean:

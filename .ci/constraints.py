@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "constraints.txt"
 CUDA = re.compile(r"^(nvidia|cuda|triton)")
-EXTRAS = ("standard", "encoder", "train", "ctransformers", "policy", "review", "dev")
+EXTRAS = ("standard", "encoder", "train", "ctransformers", "policy", "postgres", "review", "dev")
 
 
 def main() -> int:

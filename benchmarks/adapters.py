@@ -135,6 +135,7 @@ def served(folder: Path, scratch: Path):
         "POINTSMAN_SERVER__ADDRESS": "127.0.0.1:0",
         "POINTSMAN_SERVER__METRICS_ADDRESS": "",
         "POINTSMAN_LOG__FORMAT": "json",
+        "POINTSMAN_LEDGER__URL": f"sqlite:///{scratch / 'ledger.db'}",
     }
     (scratch / "no-intents").mkdir(exist_ok=True)
     with log.open("w") as sink:

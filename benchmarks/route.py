@@ -46,14 +46,16 @@ FLOOR = "a server that only encodes"
 
 
 @contextmanager
-def pointsman(intents: Path, scratch: Path):
-    log = scratch / "pointsman.log"
+def pointsman(intents: Path, scratch: Path, **settings: str):
+    log = scratch / f"pointsman{len(list(scratch.glob('pointsman*.log')))}.log"
     environment = os.environ | {
         "POINTSMAN_PATHS__INTENTS": str(intents),
         "POINTSMAN_PATHS__SPECIALISTS": str(ROOT / "specialists"),
         "POINTSMAN_SERVER__ADDRESS": "127.0.0.1:0",
         "POINTSMAN_SERVER__METRICS_ADDRESS": "",
         "POINTSMAN_LOG__FORMAT": "json",
+        "POINTSMAN_LEDGER__URL": f"sqlite:///{scratch / 'ledger.db'}",
+        **settings,
     }
     with log.open("w") as sink:
         process = subprocess.Popen([sys.executable, "-m", "pointsman", "serve"], env=environment, stderr=sink)

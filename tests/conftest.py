@@ -29,6 +29,7 @@ def no_settings_of_the_developer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
     for name in [name for name in os.environ if name.startswith("POINTSMAN_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("POINTSMAN_LEDGER__ENABLED", "false")  # not into the ledger of who runs the tests
 
 
 @pytest.fixture

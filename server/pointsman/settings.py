@@ -253,6 +253,32 @@ class Cascade(_Section):
     alert_least: Count = Field(50, description="answers under which no share is reported")
 
 
+def _ledger_url() -> str:
+    return f"sqlite:///{platformdirs.user_data_path('pointsman') / 'ledger.db'}"
+
+
+class Ledger(_Section):
+    """A row for each request: what it cost, took and came to."""
+
+    enabled: bool = Field(True, description="keep a ledger")
+    url: SecretStr = Field(
+        default_factory=lambda: SecretStr(_ledger_url()),
+        description="`sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/NAME` (extra `postgres`)",
+    )
+    text: bool = Field(False, description="keep prompts and answers too, redacted by the policy")
+    flush_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        1.0, description="time between two writes; what a killed process may lose"
+    )
+    batch_rows: Count = Field(1000, description="rows of one write")
+    queue_rows: Count = Field(
+        20_000, description="rows that wait while the database is away; more are dropped"
+    )
+    keep_days: Annotated[int, Field(ge=0)] = Field(90, description="age at which rows go; 0: never")
+    keep_rows: Annotated[int, Field(ge=0)] = Field(
+        5_000_000, description="rows that are kept, the last ones; 0: all"
+    )
+
+
 class Audit(_Section):
     """The record of what was decided about each conversation, and of what left."""
 
@@ -291,6 +317,7 @@ class Settings(BaseSettings):
     cloud: Cloud = Cloud()
     cascade: Cascade = Cascade()
     audit: Audit = Audit()
+    ledger: Ledger = Field(default_factory=Ledger)
     log: Log = Log()
 
     @classmethod
@@ -376,7 +403,11 @@ def _not_json(error: SettingsError) -> str:
 def _described(item: Any) -> str:
     key = ".".join(str(part) for part in item["loc"])
     # What stands under an unknown key may be a secret under a misspelled name.
-    secret = item["type"] == "extra_forbidden" or item["loc"][:2] in {("cloud", "api_key"), ("audit", "key")}
+    secret = item["type"] == "extra_forbidden" or item["loc"][:2] in {
+        ("cloud", "api_key"),
+        ("audit", "key"),
+        ("ledger", "url"),
+    }
     return f"{key}: {item['msg']}" + ("" if secret else f" (got {item['input']!r})")
 
 

@@ -65,7 +65,8 @@ class ChatClient:
         finish: FinishReason | None = None
         usage = Usage()
         try:
-            response = await self._client.chat.completions.create(**self._arguments(question))
+            raw = await self._client.chat.completions.with_raw_response.create(**self._arguments(question))
+            response = raw.parse()
             async with response:
                 async for chunk in response:
                     if chunk.usage is not None:
@@ -88,7 +89,7 @@ class ChatClient:
             raise BackendDownError(
                 f"{self._name} ended its stream without finishing the answer", retry_after_s=_DEFAULT_RETRY_S
             )
-        yield Finished(finish, usage)
+        yield Finished(finish, usage, raw.retries_taken)
 
     def _arguments(self, question: Question) -> dict[str, Any]:
         arguments: dict[str, Any] = {

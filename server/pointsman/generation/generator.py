@@ -375,4 +375,12 @@ class Generator:
             ttft_ms=answer.ttft_ms,
             total_ms=answer.elapsed_ms(),
         )
-        return Done(finished.reason, finished.usage, timings, cost, answer.confidence, answer.shortfall)
+        return Done(
+            finished.reason,
+            finished.usage,
+            timings,
+            cost,
+            answer.confidence,
+            answer.shortfall,
+            finished.retries,
+        )

@@ -26,6 +26,7 @@ from pointsman.ledger.audit import AuditLog
 from pointsman.ledger.auditor import Auditor
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.recorder import Recorder
+from pointsman.ledger.writer import LedgerWriter
 from pointsman.router.router import Router
 from pointsman.router.worker import EncoderWorker
 from pointsman.service.server import GrpcServer, ensure_free, ensure_safe
@@ -50,11 +51,11 @@ class Core:
 
 @asynccontextmanager
 async def open_core(
-    settings: Settings, progress: Progress | None = None, *, engines: bool = True
+    settings: Settings, progress: Progress | None = None, *, engines: bool = True, keep: bool = False
 ) -> AsyncGenerator[Core, None]:
     """Load encoder, catalog and engines; end them on the way out.
 
-    `engines=False` starts no engine: enough to route.
+    `engines=False` starts no engine: enough to route. `keep` gives each request a row in the ledger.
 
     Raises:
         ConfigError: settings that cannot be used.
@@ -89,6 +90,10 @@ async def open_core(
         )
         auditor = Auditor(log)
         ending.push_async_callback(asyncio.to_thread, auditor.close)
+        ledger = None
+        if keep and settings.ledger.enabled:
+            ledger = await asyncio.to_thread(LedgerWriter, settings.ledger)
+            ending.push_async_callback(asyncio.to_thread, ledger.close)
         policy = await asyncio.to_thread(
             PolicySource, settings.paths.policy, settings.paths.cache / "secret-rules"
         )
@@ -106,6 +111,8 @@ async def open_core(
         )
         await manager.reload()
         metrics.watch(lambda: pool.engines, lambda: worker.waiting)
+        if ledger is not None:
+            metrics.watch_ledger(ledger)
         trials = Trials(manager.conclude, tasks)
         generator = Generator(router, pool, cloud, settings.cascade, trials, auditor.leaving)
         yield Core(
@@ -116,6 +123,8 @@ async def open_core(
                 log_prompts=settings.log.prompts,
                 cascade=settings.cascade,
                 auditor=auditor,
+                ledger=ledger,
+                log_text=settings.ledger.text,
             ),
             manager,
             pool,
@@ -149,7 +158,7 @@ async def serve(
     for folder in (settings.paths.intents, settings.paths.specialists):
         with suppress(OSError):  # a read-only disk: then there is nothing to watch
             folder.mkdir(parents=True, exist_ok=True)
-    async with open_core(settings, progress) as core:
+    async with open_core(settings, progress, keep=True) as core:
         close_metrics = None
         if settings.server.metrics_address:
             tls = settings.server.tls

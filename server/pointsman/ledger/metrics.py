@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pointsman.errors import ConfigError
 from pointsman.generation.engine_process import EngineProcess
 from pointsman.ledger.shortfalls import Shortfalls
+from pointsman.ledger.writer import LedgerWriter
 from pointsman.values.catalog import Catalog, EngineState
 from pointsman.values.decision import Decision, RouteTimings
 from pointsman.values.events import Done
@@ -163,6 +164,29 @@ class Metrics:
         """Read engines and encoder whenever the metrics are asked for."""
         self._encoder_waiting.set_function(encoder_waiting)
         self.registry.register(_EngineCollector(engines))
+
+    def watch_ledger(self, ledger: LedgerWriter) -> None:
+        """Read the ledger's counts whenever the metrics are asked for."""
+        self.registry.register(_LedgerCollector(ledger))
+
+
+class _LedgerCollector(Collector):
+    """Rows that were written, dropped, and wait."""
+
+    def __init__(self, ledger: LedgerWriter) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the two families."""
+        rows = CounterMetricFamily(
+            "pointsman_ledger_rows", "Rows of the ledger by what became of them.", labels=["what"]
+        )
+        rows.add_metric(["written"], self._ledger.written)
+        rows.add_metric(["dropped"], self._ledger.dropped)
+        yield rows
+        yield GaugeMetricFamily(
+            "pointsman_ledger_waiting", "Rows that are not written yet.", self._ledger.waiting
+        )
 
 
 class _ShortfallCollector(Collector):

@@ -3,19 +3,21 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from pointsman.errors import BackendDownError, PointsmanError, PolicyError
 from pointsman.generation.generator import Generator
 from pointsman.ledger.auditor import Auditor
+from pointsman.ledger.entries import Story, outcome_of
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.shortfalls import FINE, Shortfalls
+from pointsman.ledger.writer import LedgerWriter
 from pointsman.router.router import Router
 from pointsman.settings import Cascade as CascadeSettings
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
-from pointsman.values.events import Done, Escalation, Event, Shortfall
+from pointsman.values.events import Done, Escalation, Event, Shortfall, Token
 from pointsman.values.policy import NOTHING_FOUND
 from pointsman.values.request import Request
 
@@ -34,8 +36,12 @@ class Recorder:
         log_prompts: bool,
         cascade: CascadeSettings = CascadeSettings(),  # noqa: B008 - frozen
         auditor: Auditor | None = None,
+        ledger: LedgerWriter | None = None,
+        log_text: bool = False,
     ) -> None:
         self._auditor = auditor or Auditor(None)
+        self._ledger = ledger
+        self._log_text = log_text
         self._router = router
         self._generator = generator
         self._metrics = metrics
@@ -45,22 +51,23 @@ class Recorder:
 
     async def route(self, request: Request) -> Routed:
         """Decide; see `Router.route`."""
+        story = Story.of(request, "route")
         try:
             routed = (await self._router.route(request)).routed
         except PointsmanError as error:
             error.noted = True
             if isinstance(error, PolicyError):
                 self._auditor.ended(request, None, "refused", error.found)
+            self._keep(story, "refused" if isinstance(error, PolicyError) else "failed")
             _log.warning("route.failed", **self._subject(request), error=str(error))
             raise
         # Noted once the reply is on its way: the ledger is not on the path of a request.
-        asyncio.get_running_loop().call_soon(self._note_route, request, routed)
+        asyncio.get_running_loop().call_soon(self._note_route, story, routed)
         return routed
 
     async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """Decide and answer; see `Generator.generate`."""
-        subject = self._subject(request)
-        decision: Decision | None = None
+        subject, story = self._subject(request), Story.of(request, "generate")
         local = _Local()
         found = NOTHING_FOUND
         pieces = 0
@@ -70,19 +77,22 @@ class Recorder:
                 async for event in events:
                     match event:
                         case Routed():
-                            decision, found = event.decision, event.screening
-                            local.begin(decision)
-                            self._metrics.decided(decision, event.timings)
+                            story.decided(event)
+                            found = event.screening
+                            local.begin(event.decision)
+                            self._metrics.decided(event.decision, event.timings)
                         case Escalation():
-                            decision = event.decision
+                            story.decision = event.decision
+                            story.said = story.said[: event.retract_from]
                             local.move(event)
-                            self._metrics.escalated(decision)
+                            self._metrics.escalated(event.decision)
                         case Done():
-                            outcome = "ok"
+                            outcome, story.done = outcome_of(story.decision, event), event
                             local.end(event)
-                            self._note_done(subject, decision, event)
-                        case _:
+                            self._note_done(subject, story.decision, event)
+                        case Token():
                             pieces += 1
+                            story.said += event.text if self._log_text else ""
                     yield event
         except PointsmanError as error:
             outcome = "failed"
@@ -90,23 +100,38 @@ class Recorder:
                 outcome, found = "refused", error.found
             local.fail(error)
             error.noted = True
-            decided = _fields(decision) if decision else {}
-            _log.warning("generate.failed", **subject, **decided, pieces=pieces, error=str(error))
+            _log.warning(
+                "generate.failed", **subject, **_fields(story.decision), pieces=pieces, error=str(error)
+            )
             raise
         except Exception:
             outcome = "failed"  # the guard logs it
             raise
         finally:
             self._note_local(local)
-            self._auditor.ended(request, decision, outcome, found)
+            self._auditor.ended(request, story.decision, outcome, found)
+            self._keep(story, outcome)
             if outcome == "cancelled":
-                decided = _fields(decision) if decision else {}
-                _log.info("generate.cancelled", **subject, **decided, pieces=pieces)
+                _log.info("generate.cancelled", **subject, **_fields(story.decision), pieces=pieces)
 
-    def _note_route(self, request: Request, routed: Routed) -> None:
+    def _note_route(self, story: Story, routed: Routed) -> None:
+        story.decided(routed)
+        self._keep(story, "ok")
         self._metrics.decided(routed.decision, routed.timings)
-        subject = self._subject(request)
+        subject = self._subject(story.request)
         _log.info("route.decided", **subject, **_fields(routed.decision), **_times(routed.timings))
+
+    def _keep(self, story: Story, outcome: str) -> None:
+        """Give the ledger what became of a request."""
+        if self._ledger is None:
+            return
+        entry = story.entry(outcome)
+        if self._log_text:
+            redacted = self._router.gate.redacted
+            caller = story.request.caller
+            prompt, answer = redacted(story.request.prompt, caller), redacted(story.said, caller)
+            entry = replace(entry, prompt=prompt, answer=answer if story.method == "generate" else None)
+        self._ledger.note(entry)
 
     def _note_local(self, local: "_Local") -> None:
         if local.specialist is not None and local.outcome is not None:
@@ -165,7 +190,9 @@ class _Local:
             self.outcome = "failed"
 
 
-def _fields(decision: Decision) -> dict[str, object]:
+def _fields(decision: Decision | None) -> dict[str, object]:
+    if decision is None:
+        return {}
     return {
         "tier": str(decision.tier),
         "specialist": decision.specialist,

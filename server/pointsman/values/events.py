@@ -33,10 +33,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a backend's stream ended."""
+    """How a backend's stream ended, and how often it was asked again before it began."""
 
     reason: FinishReason
     usage: Usage
+    retries: int = 0
 
 
 class Shortfall(StrEnum):
@@ -86,6 +87,7 @@ class Done:
 
     confidence: calibrated probability that the local answer is right; None when it was not judged
     shortfall: why the answer stands although it looks wrong; None when it does not
+    retries: times that the cloud was asked again
     """
 
     finish_reason: FinishReason
@@ -94,6 +96,7 @@ class Done:
     cost: Cost | None = None
     confidence: float | None = None
     shortfall: Shortfall | None = None
+    retries: int = 0
 
 
 Event = Routed | Token | Escalation | Done

@@ -1,0 +1,80 @@
+"""A URL to a database whose tables are those of this version. Knows no requests."""
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from pointsman.errors import ConfigError
+
+_MIGRATIONS = "pointsman:ledger/migrations"
+_BUSY_MS = 2000
+_LOCK = 0x706F696E74  # of Postgres, for the time of a migration: 'point'
+
+
+def database(url: str) -> sa.Engine:
+    """Return an engine; nothing is connected yet.
+
+    Raises:
+        ConfigError: the URL is none, or of a database whose driver is not installed.
+
+    """
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+            raise ConfigError(f"ledger.url: sqlite and postgresql are known (got {parsed.drivername!r})")
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        engine = sa.create_engine(parsed, pool_size=1, max_overflow=2, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise ConfigError(f"ledger.url: {error} (as in sqlite:////var/lib/pointsman/ledger.db)") from None
+    except ModuleNotFoundError as error:
+        message = f"ledger.url: Postgres needs the extra `postgres` ({error.name} is missing)"
+        raise ConfigError(message) from None
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the tables to this version; several processes may do so at once.
+
+    Raises:
+        SQLAlchemyError: the database cannot be reached, or written.
+
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", _MIGRATIONS)
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+        finally:
+            if engine.dialect.name == "postgresql":
+                connection.rollback()
+                connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error in a line, without the statement and its values."""
+    inner = error.orig if isinstance(error, SQLAlchemyError) and hasattr(error, "orig") else error
+    return str(inner or error).splitlines()[0][:200]
+
+
+def _prepare_sqlite(connection: Any, _: Any) -> None:
+    # Others may read while one writes; a fall of the machine may lose the last rows, and breaks nothing.
+    cursor = connection.cursor()
+    for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

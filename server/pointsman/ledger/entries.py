@@ -1,0 +1,88 @@
+"""What happened to a request, to its entry in the ledger."""
+
+import time
+from dataclasses import dataclass, replace
+
+from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
+from pointsman.values.events import Done, Shortfall
+from pointsman.values.ledger import Entry
+from pointsman.values.request import Request
+
+
+@dataclass(slots=True)
+class Story:
+    """One request, as far as it has come."""
+
+    request: Request
+    method: str
+    arrived: float
+    begun: float
+    decision: Decision | None = None
+    timings: RouteTimings | None = None
+    done: Done | None = None
+    said: str = ""
+
+    @classmethod
+    def of(cls, request: Request, method: str) -> "Story":
+        """Begin one."""
+        return cls(request, method, time.time(), time.perf_counter())
+
+    def decided(self, routed: Routed) -> None:
+        """Go on with the first decision."""
+        self.decision, self.timings = routed.decision, routed.timings
+
+    def entry(self, outcome: str) -> Entry:
+        """Return how it ended, without a text."""
+        request, entry = self.request, Entry(self.arrived, self.request.request_id, self.method, outcome)
+        entry = replace(
+            entry,
+            caller=request.caller,
+            session_id=request.session_id,
+            total_ms=(time.perf_counter() - self.begun) * 1e3,
+            route_ms=self.timings.total_ms if self.timings else None,
+        )
+        if self.decision is not None:
+            entry = _with_decision(entry, self.decision)
+        return entry if self.done is None else _with_answer(entry, self.done)
+
+
+def outcome_of(decision: Decision | None, done: Done) -> str:
+    """Return how an answer came out that ended well."""
+    if done.shortfall is not None:
+        return "invalid" if done.shortfall is Shortfall.INVALID else "flagged"
+    return "escalated" if decision is not None and decision.reason is Reason.ESCALATED else "ok"
+
+
+def _with_decision(entry: Entry, decision: Decision) -> Entry:
+    evidence = decision.evidence
+    return replace(
+        entry,
+        tier=str(decision.tier),
+        specialist=decision.specialist or "",
+        model=decision.model,
+        intent=evidence.intent or "",
+        reason=str(decision.reason),
+        rule=decision.rule,
+        similarity=evidence.similarity if evidence.intent else None,
+        score=evidence.score if evidence.intent else None,
+        threshold=evidence.threshold if evidence.intent else None,
+        confidence=evidence.confidence if evidence.intent else None,
+        difficulty=evidence.hardness.score if evidence.hardness else None,
+        catalog_version=decision.catalog_version,
+    )
+
+
+def _with_answer(entry: Entry, done: Done) -> Entry:
+    return replace(
+        entry,
+        answer_confidence=done.confidence,
+        prompt_tokens=done.usage.prompt_tokens,
+        cached_tokens=done.usage.cached_tokens,
+        completion_tokens=done.usage.completion_tokens,
+        queue_ms=done.timings.queue_ms,
+        ttft_ms=done.timings.ttft_ms or None,
+        total_ms=done.timings.total_ms,
+        retries=done.retries,
+        cost=done.cost.amount if done.cost else None,
+        currency=done.cost.currency if done.cost else "",
+    )

@@ -1,0 +1,118 @@
+"""Entries to rows, on a thread of their own: requests never wait for the database.
+
+What may be lost: the entries of the last `flush_s` and of the batch at work when the process is killed; those beyond
+`queue_rows` while the database is away. The latter are counted.
+"""
+
+import threading
+import time
+from collections import deque
+from dataclasses import asdict
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from pointsman.ledger.database import database, migrate, reason_of
+from pointsman.ledger.tables import requests
+from pointsman.settings import Ledger as LedgerSettings
+from pointsman.values.ledger import Entry
+
+_log = structlog.get_logger()
+_SAY_EVERY_S = 60.0
+_TIDY_EVERY_S = 600.0
+_DAY_S = 86400.0
+_CLOSE_S = 5.0
+
+
+class LedgerWriter:
+    """Writes entries in batches, and lets old ones go."""
+
+    def __init__(self, settings: LedgerSettings) -> None:
+        """Start the thread, which opens the database; one that cannot be opened is tried again and again.
+
+        Raises:
+            ConfigError: the URL cannot be one.
+
+        """
+        self._settings = settings
+        self._engine = database(settings.url.get_secret_value())
+        self._waiting: deque[Entry] = deque()
+        self._stop = threading.Event()
+        self._ready = False
+        self._said = float("-inf")
+        self._told = 0
+        self._tidied = float("-inf")
+        self.written = 0
+        self.dropped = 0
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Entries that are not written yet."""
+        return len(self._waiting)
+
+    def note(self, entry: Entry) -> None:
+        """Take an entry; returns at once."""
+        if len(self._waiting) >= self._settings.queue_rows:
+            self.dropped += 1
+        else:
+            self._waiting.append(entry)
+
+    def close(self) -> None:
+        """Write what waits, for a few seconds at most, and close the database."""
+        self._stop.set()
+        self._thread.join(_CLOSE_S)
+        if self._waiting:
+            _log.error("ledger.lost", rows=len(self._waiting), why="they could not be written before the end")
+        if not self._thread.is_alive():
+            self._engine.dispose()
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            ended = self._stop.wait(self._settings.flush_s)
+            try:
+                if not self._ready:
+                    migrate(self._engine)
+                    self._ready = True
+                while self._waiting:
+                    self._write_batch()
+                if time.monotonic() - self._tidied >= _TIDY_EVERY_S:
+                    self._tidy()
+                    self._tidied = time.monotonic()
+            except Exception as error:  # noqa: BLE001 - whatever it is, requests go on
+                self._complain(error)
+            else:
+                if self.dropped > self._told:
+                    self._say("the queue was full")
+
+    def _write_batch(self) -> None:
+        # They leave the queue once they are written: what fails is tried again.
+        batch = [self._waiting[i] for i in range(min(len(self._waiting), self._settings.batch_rows))]
+        with self._engine.begin() as connection:
+            connection.execute(requests.insert(), [asdict(entry) for entry in batch])
+        for _ in batch:
+            self._waiting.popleft()
+        self.written += len(batch)
+
+    def _tidy(self) -> None:
+        settings = self._settings
+        with self._engine.begin() as connection:
+            if settings.keep_days:
+                oldest = time.time() - settings.keep_days * _DAY_S
+                connection.execute(requests.delete().where(requests.c.time < oldest))
+            if settings.keep_rows:
+                last = connection.scalar(sa.select(sa.func.max(requests.c.id))) or 0
+                connection.execute(requests.delete().where(requests.c.id <= last - settings.keep_rows))
+
+    def _complain(self, error: Exception) -> None:
+        self._say(reason_of(error) if isinstance(error, SQLAlchemyError) else repr(error)[:200])
+
+    def _say(self, why: str) -> None:
+        """Say what went wrong, once a minute at most."""
+        if time.monotonic() - self._said >= _SAY_EVERY_S:
+            dropped, self._told = self.dropped - self._told, self.dropped
+            self._said = time.monotonic()
+            _log.error("ledger.failing", why=why, dropped=dropped, waiting=len(self._waiting))

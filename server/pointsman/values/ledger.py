@@ -1,0 +1,49 @@
+"""One request as the ledger has it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A request that ended. What it did not come to is None, and a name empty.
+
+    time: Unix seconds at which it came
+    method: `route` or `generate`
+    outcome: `ok`, `escalated`, `flagged` (stands, and looks wrong), `invalid` (stands, and breaks its format),
+        `cancelled`, `failed` or `refused`
+    retries: times that the cloud was asked again
+    cost: in `currency`, ISO 4217; None where no price is known
+    prompt, answer: redacted; None unless `ledger.text` is on
+    """
+
+    time: float
+    request_id: str
+    method: str
+    outcome: str
+    caller: str = ""
+    session_id: str = ""
+    tier: str = ""
+    specialist: str = ""
+    model: str = ""
+    intent: str = ""
+    reason: str = ""
+    rule: str = ""
+    similarity: float | None = None
+    score: float | None = None
+    threshold: float | None = None
+    confidence: float | None = None
+    difficulty: float | None = None
+    answer_confidence: float | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    route_ms: float | None = None
+    queue_ms: float | None = None
+    ttft_ms: float | None = None
+    total_ms: float | None = None
+    retries: int | None = None
+    cost: float | None = None
+    currency: str = ""
+    catalog_version: str = ""
+    prompt: str | None = None
+    answer: str | None = None

@@ -1,0 +1,275 @@
+"""The ledger: a row for each request, off the path of all of them."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from harness import Cloud, Site, collect, running
+from pointsman.client import constraints
+from pointsman.errors import ConfigError
+from pointsman.ledger.database import database, migrate
+from pointsman.ledger.tables import metadata, requests
+from pointsman.ledger.writer import LedgerWriter
+from pointsman.settings import Ledger
+from pointsman.values.ledger import Entry
+
+OTHER = "Compare the foreign policies of Bismarck and Metternich in an essay."
+
+
+def settings(url: str, **more: Any) -> Ledger:
+    return Ledger(url=url, **({"flush_s": 0.02} | more))  # type: ignore[arg-type]
+
+
+def entry(i: int = 0, **more: Any) -> Entry:
+    return Entry(time.time(), f"r{i}", "route", "ok", **more)
+
+
+def rows(url: str) -> list[dict[str, Any]]:
+    engine = database(url)
+    with engine.connect() as connection:
+        found = [
+            dict(row._mapping) for row in connection.execute(sa.select(requests).order_by(requests.c.id))
+        ]
+    engine.dispose()
+    return found
+
+
+def wait_for(condition: Any, timeout_s: float = 20.0) -> None:
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < timeout_s, "not in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server of its own, on a free port of loopback."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    folder = Path("/tmp") / f"pointsman-postgres-{os.getpid()}"  # noqa: S108 - of a user that may enter no other
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder.mkdir(mode=0o700)
+    as_user: list[str] = []
+    if os.getuid() == 0:  # it refuses to run as root
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+
+    def run(*command: str) -> None:
+        done = subprocess.run(
+            [*as_user, *command], cwd="/", capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run(str(found[-1] / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "pointsman")
+    run(
+        str(found[-1] / "pg_ctl"),
+        "-D",
+        str(folder / "data"),
+        "-o",
+        options,
+        "-w",
+        "-l",
+        str(folder / "log"),
+        "start",
+    )
+    yield f"postgresql://pointsman@127.0.0.1:{port}/postgres"
+    run(str(found[-1] / "pg_ctl"), "-D", str(folder / "data"), "-m", "immediate", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> Iterator[str]:
+    yield postgres_server
+    engine = database(postgres_server)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS requests, alembic_version"))
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+def test_entries_become_rows(url: str) -> None:
+    writer = LedgerWriter(settings(url))
+    for i in range(2500):
+        writer.note(entry(i, specialist="support", similarity=0.5, cost=0.25, currency="USD"))
+    writer.close()
+    found = rows(url)
+    assert [row["request_id"] for row in found] == [f"r{i}" for i in range(2500)]
+    assert (found[0]["specialist"], found[0]["similarity"], found[0]["cost"]) == ("support", 0.5, 0.25)
+    assert (writer.written, writer.dropped) == (2500, 0)
+
+
+def test_migrations_make_the_tables_that_the_code_knows(url: str) -> None:
+    engine = database(url)
+    migrate(engine)
+    migrate(engine)  # once more changes nothing
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+def test_two_instances_share_one_database_from_their_start(url: str) -> None:
+    writers = [LedgerWriter(settings(url)) for _ in range(3)]
+    for i in range(300):
+        writers[i % 3].note(entry(i))
+    for writer in writers:
+        writer.close()
+    assert sorted(row["request_id"] for row in rows(url)) == sorted(f"r{i}" for i in range(300))
+
+
+def test_a_locked_database_keeps_nobody_waiting_and_loses_nothing(tmp_path: Path, sqlite: str) -> None:
+    writer = LedgerWriter(settings(sqlite))
+    writer.note(entry(0))
+    wait_for(lambda: writer.written == 1)
+    holder = sqlite3.connect(tmp_path / "ledger.db")
+    holder.execute("BEGIN EXCLUSIVE")
+    begun = time.monotonic()
+    for i in range(1, 100):
+        writer.note(entry(i))
+    assert time.monotonic() - begun < 1
+    time.sleep(2.5)  # beyond the busy timeout
+    assert writer.written == 1
+    holder.rollback()
+    holder.close()
+    writer.close()
+    assert len(rows(sqlite)) == 100
+
+
+def test_a_database_that_is_away_drops_what_is_beyond_the_queue_and_says_so_once(
+    tmp_path: Path, log_lines: list[dict[str, Any]]
+) -> None:
+    gone = tmp_path / "folder"
+    writer = LedgerWriter(settings(f"sqlite:///{gone / 'ledger.db'}", queue_rows=10))
+    gone.rmdir()
+    for i in range(30):
+        writer.note(entry(i))
+        time.sleep(0.02)
+    said = [line for line in log_lines if line["event"] == "ledger.failing"]
+    assert len(said) == 1  # once a minute
+    assert "unable to open database file" in said[0]["why"]
+    assert (writer.waiting, writer.dropped, writer.written) == (10, 20, 0)
+    gone.mkdir()  # and it comes back
+    wait_for(lambda: writer.written == 10)
+    writer.close()
+
+
+def test_a_full_disk_drops_and_serves_on(sqlite: str, log_lines: list[dict[str, Any]]) -> None:
+    writer = LedgerWriter(settings(sqlite, queue_rows=50))
+    writer.note(entry(0))
+    wait_for(lambda: writer.written == 1)
+    with writer._engine.begin() as connection:  # the pages that it has are all it gets
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    for i in range(1, 400):
+        writer.note(entry(i, model="m" * 200))
+    wait_for(lambda: any("full" in str(line.get("why")) for line in log_lines))
+    assert writer.dropped
+    writer._waiting.clear()
+    writer.close()
+
+
+def test_old_rows_go_by_age_and_by_number(url: str) -> None:
+    writer = LedgerWriter(settings(url, keep_days=10, keep_rows=5))
+    old = time.time() - 11 * 86400
+    for i in range(20):
+        writer.note(Entry(old if i < 3 else time.time(), f"r{i}", "route", "ok"))
+    wait_for(lambda: writer.written == 20)
+    writer._tidied = float("-inf")
+    wait_for(lambda: len(rows(url)) == 5)
+    writer.close()
+    assert [row["request_id"] for row in rows(url)] == [f"r{i}" for i in range(15, 20)]
+
+
+def test_a_killed_process_loses_only_what_came_after_its_last_write(sqlite: str) -> None:
+    script = (
+        "import time; from pointsman.ledger.writer import LedgerWriter; from pointsman.settings import Ledger\n"
+        "from pointsman.values.ledger import Entry\n"
+        f"writer = LedgerWriter(Ledger(url={sqlite!r}, flush_s=0.2))\n"
+        "i = 0\n"
+        "while True:\n"
+        "    writer.note(Entry(time.time(), f'r{i}', 'route', 'ok')); i += 1\n"
+        "    print(i, time.time(), flush=True); time.sleep(0.001)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    time.sleep(4)
+    os.kill(process.pid, signal.SIGKILL)
+    said = [line.split() for line in process.stdout.read().splitlines()[:-1]]
+    process.wait()
+    process.stdout.close()
+    found = rows(sqlite)
+    assert [row["request_id"] for row in found] == [f"r{i}" for i in range(len(found))]  # no hole
+    lost = [float(moment) for number, moment in said if int(number) > len(found)]
+    assert found
+    assert (
+        not lost or max(lost) - min(lost) < 0.2 + 1.0
+    )  # one flush, and what a busy machine needs to write it
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense", "ledger.url: Could not parse"),
+        ("mysql://somewhere/db", "sqlite and postgresql are known (got 'mysql')"),
+    ],
+)
+def test_a_wrong_url_is_a_clear_error(url: str, message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        database(url)
+    assert message in str(raised.value)
+
+
+async def test_every_request_has_its_row(site: Site, sqlite: str) -> None:
+    site.fill()
+    (site.root / "policy.yaml").write_text("actions: {email: redact, iban: refuse}")
+    with Cloud(429, "ok", 500) as cloud:
+        chosen = site.settings(
+            cloud=cloud.settings | {"input_price": 2.0, "output_price": 8.0, "max_retries": 1},
+            ledger={"enabled": True, "url": sqlite, "flush_s": 0.02, "text": True},
+        )
+        async with running(chosen, engines=False) as server:
+            await server.client.route("please refund my order")
+            await collect(server.client.generate(f"{OTHER} For a@acme-corp.com."))
+            with pytest.raises(grpc.aio.AioRpcError):
+                await collect(server.client.generate(OTHER, constraints(tier="cloud")))
+            with pytest.raises(grpc.aio.AioRpcError):
+                await server.client.route("pay DE89 3704 0044 0532 0130 00")
+    routed, answered, failed, refused = await asyncio.to_thread(rows, sqlite)
+    assert (routed["method"], routed["outcome"], routed["tier"]) == ("route", "ok", "local")
+    assert (routed["specialist"], routed["intent"]) == ("support", "refund")
+    assert routed["similarity"] > 0.9
+    assert (answered["outcome"], answered["tier"], answered["model"]) == ("ok", "cloud", "big-model")
+    assert (answered["retries"], answered["prompt_tokens"], answered["cached_tokens"]) == (1, 1000, 400)
+    assert answered["cost"] == pytest.approx((1000 * 2 + 500 * 8) / 1e6)
+    assert answered["ttft_ms"] <= answered["total_ms"]
+    assert answered["prompt"] == f"{OTHER} For [EMAIL_1]."
+    assert answered["answer"] == "from the cloud"
+    assert (failed["outcome"], failed["reason"]) == ("failed", "explicit_tier")
+    assert (refused["outcome"], refused["tier"], refused["prompt"]) == ("refused", "", "pay [IBAN_1]")
