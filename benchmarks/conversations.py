@@ -27,7 +27,8 @@ from pointsman.router.conversation import HYSTERESIS, Conversation
 from pointsman.router.leaning import fit_leaning, read_phrases
 from pointsman.router.sessions import Sessions
 from pointsman.router.snapshot import Matcher, build_snapshot
-from pointsman.settings import Encoder, Settings, load
+from pointsman.sections import Encoder
+from pointsman.settings import Settings, load
 from pointsman.values.catalog import CLOUD, Catalog
 from pointsman.values.decision import Evidence
 

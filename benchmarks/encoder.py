@@ -25,7 +25,8 @@ from pointsman.artifacts.store import ArtifactStore
 from pointsman.embedding.build import DEFAULT_MODEL, GRAPH, TOKENIZER, default_graph, fold_weights
 from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.embedding.onnx_encoder import MAX_TOKENS, OnnxEncoder
-from pointsman.settings import default_threads, load
+from pointsman.sections import default_threads
+from pointsman.settings import load
 
 ABOUT = f"""\
 The row of sentence-transformers needs torch (a CPU build) and sentence-transformers; its weights are the official

@@ -24,8 +24,8 @@ from pointsman.ledger.shortfalls import Shortfalls
 from pointsman.policy.gate import Gate
 from pointsman.router.router import Route
 from pointsman.router.snapshot import Snapshot
-from pointsman.settings import Cascade as CascadeSettings
-from pointsman.settings import Cloud as CloudSettings
+from pointsman.sections import Cascade as CascadeSettings
+from pointsman.sections import Cloud as CloudSettings
 from pointsman.values.cascade import AnswerCurve, AnswerModel, Cascade
 from pointsman.values.catalog import FREE_TEXT, Catalog, FewShot, Output, Rule, Specialist
 from pointsman.values.decision import Decision, Evidence, Reason, Routed, RouteTimings

@@ -29,7 +29,7 @@ from pointsman.review.price import Prices
 from pointsman.review.revisions import load_revision
 from pointsman.review.traffic import Labelled
 from pointsman.router.snapshot import Snapshot, build_snapshot
-from pointsman.settings import Routing
+from pointsman.sections import Routing
 from pointsman.values.catalog import Catalog, Intent
 
 ROOT = Path(__file__).parent.parent

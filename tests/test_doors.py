@@ -22,10 +22,10 @@ from pointsman.cli.app import app
 from pointsman.client import Access, AsyncClient
 from pointsman.errors import CatalogError, ConfigError, ForbiddenError, QuotaError, UnauthenticatedError
 from pointsman.host.known_callers import KnownCallers
+from pointsman.sections import Server, Tls
 from pointsman.service.doors import Doors, let_in
 from pointsman.service.server import ensure_safe
 from pointsman.service.tls import credentials
-from pointsman.settings import Server, Tls
 from pointsman.v1 import catalog_pb2
 from pointsman.values.caller import Caller, Role, Shown
 

@@ -14,7 +14,7 @@ from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.embedding.load import load_encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.errors import ConfigError
-from pointsman.settings import Encoder as EncoderSettings
+from pointsman.sections import Encoder as EncoderSettings
 from pointsman.settings import load
 
 SHIPPED = Path(__file__).parent.parent / "intents"

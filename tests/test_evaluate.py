@@ -25,7 +25,8 @@ from pointsman.review.html import page
 from pointsman.review.metrics import NONE, Outcomes, Share
 from pointsman.review.price import Prices, price, prices_of, tokens_of
 from pointsman.review.traffic import Labelled
-from pointsman.settings import Cloud, load
+from pointsman.sections import Cloud
+from pointsman.settings import load
 from pointsman.values.catalog import CLOUD, MID, Catalog
 from pointsman.values.decision import Evidence, Hardness
 

@@ -21,12 +21,12 @@ from alembic.migration import MigrationContext
 
 from harness import Cloud, Site, collect, running
 from pointsman.client import constraints
-from pointsman.errors import ConfigError
+from pointsman.errors import ConfigError, UnknownRequestError
 from pointsman.ledger.database import database, migrate
-from pointsman.ledger.tables import metadata, requests
+from pointsman.ledger.tables import feedback, metadata, requests
 from pointsman.ledger.writer import LedgerWriter
-from pointsman.settings import Ledger
-from pointsman.values.ledger import Entry
+from pointsman.sections import Ledger
+from pointsman.values.ledger import Entry, Feedback
 
 OTHER = "Compare the foreign policies of Bismarck and Metternich in an essay."
 
@@ -106,7 +106,7 @@ def postgres(postgres_server: str) -> Iterator[str]:
     yield postgres_server
     engine = database(postgres_server)
     with engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE IF EXISTS requests, alembic_version"))
+        connection.execute(sa.text("DROP TABLE IF EXISTS requests, feedback, alembic_version"))
     engine.dispose()
 
 
@@ -209,8 +209,8 @@ def test_old_rows_go_by_age_and_by_number(url: str) -> None:
 
 def test_a_killed_process_loses_only_what_came_after_its_last_write(sqlite: str) -> None:
     script = (
-        "import time; from pointsman.ledger.writer import LedgerWriter; from pointsman.settings import Ledger\n"
-        "from pointsman.values.ledger import Entry\n"
+        "import time; from pointsman.ledger.writer import LedgerWriter; from pointsman.sections import Ledger\n"
+        "from pointsman.values.ledger import Entry, Feedback\n"
         f"writer = LedgerWriter(Ledger(url={sqlite!r}, flush_s=0.2))\n"
         "i = 0\n"
         "while True:\n"
@@ -273,3 +273,58 @@ async def test_every_request_has_its_row(site: Site, sqlite: str) -> None:
     assert answered["answer"] == "from the cloud"
     assert (failed["outcome"], failed["reason"]) == ("failed", "explicit_tier")
     assert (refused["outcome"], refused["tier"], refused["prompt"]) == ("refused", "", "pay [IBAN_1]")
+
+
+def test_feedback_is_kept_for_a_request_of_the_same_caller_written_or_not(url: str) -> None:
+    writer = LedgerWriter(settings(url))
+    writer.note(entry(1, caller="shop"))
+    wait_for(lambda: writer.written == 1)
+    writer.rate(Feedback("r1", "shop", accepted=True))
+    writer.rate(Feedback("r1", "shop", accepted=False, intent="refund", answer="Sorry."))
+    for stranger in (Feedback("r1", "crm", accepted=True), Feedback("r2", "shop", accepted=True)):
+        with pytest.raises(UnknownRequestError):
+            writer.rate(stranger)
+    writer.close()
+    engine = database(url)
+    with engine.connect() as connection:
+        kept = [tuple(row) for row in connection.execute(sa.select(feedback).order_by(feedback.c.id))]
+    engine.dispose()
+    assert [row[2:] for row in kept] == [
+        ("r1", "shop", True, "", "", ""),
+        ("r1", "shop", False, "refund", "Sorry.", ""),
+    ]
+
+
+async def _code(call: Any) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call
+    return raised.value.code()
+
+
+async def test_callers_say_what_an_answer_was_worth(site: Site, sqlite: str) -> None:
+    site.fill()
+    (site.root / "policy.yaml").write_text("actions: {email: redact}")
+    chosen = site.settings(ledger={"enabled": True, "url": sqlite, "flush_s": 0.02})
+    async with running(chosen, engines=False) as server:
+        client = server.client
+        await client.route("please refund my order", request_id="order-1")
+        await asyncio.sleep(0.1)  # the note follows the reply
+        await client.feedback("order-1", accepted=False, intent="weather", answer="Ask a@acme-corp.com")
+        assert await _code(client.feedback("order-2", accepted=True)) is grpc.StatusCode.NOT_FOUND
+        assert await _code(client.feedback("order-1", intent="nothing")) is grpc.StatusCode.NOT_FOUND
+        assert await _code(client.feedback("order-1")) is grpc.StatusCode.INVALID_ARGUMENT
+        assert await _code(client.feedback("", accepted=True)) is grpc.StatusCode.INVALID_ARGUMENT
+        too_long = client.feedback("order-1", answer="a" * (1 << 20))
+        assert await _code(too_long) is grpc.StatusCode.INVALID_ARGUMENT
+
+    def kept() -> Any:
+        with sqlite3.connect(site.root / "ledger.db") as ledger:
+            return ledger.execute("SELECT accepted, intent, answer FROM feedback").fetchall()
+
+    assert await asyncio.to_thread(kept) == [(0, "weather", "Ask [EMAIL_1]")]
+
+
+async def test_without_a_ledger_feedback_is_refused(site: Site) -> None:
+    async with running(site.fill().settings(), engines=False) as server:
+        code = await _code(server.client.feedback("order-1", accepted=True))
+    assert code is grpc.StatusCode.FAILED_PRECONDITION

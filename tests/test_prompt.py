@@ -6,7 +6,7 @@ import pytest
 
 from builders import make_specialist
 from pointsman.generation.prompt import cloud_question, escalated_question, local_question
-from pointsman.settings import Cloud as CloudSettings
+from pointsman.sections import Cloud as CloudSettings
 from pointsman.values.catalog import FewShot, Output
 from pointsman.values.request import Message, Request, Role, Sampling
 

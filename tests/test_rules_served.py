@@ -14,9 +14,9 @@ from grpc_status import rpc_status
 from harness import Site, collect, running
 from pointsman import AsyncClient, Client
 from pointsman.client import constraints
+from pointsman.sections import Server as ServerSettings
 from pointsman.service.convert import Limits, decision_message, request_of
 from pointsman.service.server import GrpcServer
-from pointsman.settings import Server as ServerSettings
 from pointsman.v1 import router_pb2
 from pointsman.values.decision import Decision, Evidence, Hardness, Reason, Routed, RouteTimings
 from pointsman.values.events import Event

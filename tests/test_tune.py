@@ -35,7 +35,7 @@ from pointsman.embedding.tuned_encoder import TunedEncoder
 from pointsman.errors import ArtifactError, CatalogError, ConfigError
 from pointsman.host.offline import load_catalog
 from pointsman.host.tuning import lessons_of, tune_encoder
-from pointsman.settings import Encoder as EncoderSettings
+from pointsman.sections import Encoder as EncoderSettings
 from pointsman.settings import Settings, load
 
 SHIPPED = Path(__file__).parent.parent / "intents"
@@ -325,7 +325,7 @@ def test_a_tuned_encoder_is_served_by_its_folder_without_torch(tuned) -> None:
         "import sys; from pathlib import Path\n"
         "from pointsman.artifacts.store import ArtifactStore\n"
         "from pointsman.embedding.load import load_encoder\n"
-        "from pointsman.settings import Encoder\n"
+        "from pointsman.sections import Encoder\n"
         f"encoder = load_encoder(Encoder(model={str(folder)!r}, threads=1), ArtifactStore(Path('none'), Path()))\n"
         "assert encoder.encode(['where is my parcel']).shape == (1, 384)\n"
         "assert 'torch' not in sys.modules and 'sentence_transformers' not in sys.modules"

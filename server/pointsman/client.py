@@ -116,6 +116,10 @@ def _metadata(caller: str, token: str) -> tuple[tuple[str, str], ...]:
     return (*shown, ("authorization", f"Bearer {token}")) if token else shown
 
 
+def _with_id(metadata: tuple[tuple[str, str], ...], request_id: str) -> tuple[tuple[str, str], ...]:
+    return (*metadata, ("x-request-id", request_id)) if request_id else metadata
+
+
 def explain(error: grpc.RpcError) -> str:
     """Return an error of a call as one sentence, with the wait that the server advises."""
     status = rpc_status.from_call(error)
@@ -175,10 +179,11 @@ class AsyncClient:
         rules: router_pb2.Constraints | None = None,
         *,
         session_id: str = "",
+        request_id: str = "",
     ) -> router_pb2.RouteResponse:
         """Return where a conversation goes, and why.
 
-        `session_id` is of your choice, for conversations that are sent one turn at a time.
+        `session_id`, for conversations that are sent one turn at a time, and `request_id`, for `feedback`, are yours.
 
         Raises:
             grpc.aio.AioRpcError: see `explain`.
@@ -188,7 +193,7 @@ class AsyncClient:
             messages=messages(conversation), constraints=rules, session_id=session_id
         )
         response: router_pb2.RouteResponse = await self._router.Route(
-            request, timeout=self._timeout_s, metadata=self._metadata
+            request, timeout=self._timeout_s, metadata=_with_id(self._metadata, request_id)
         )
         return response
 
@@ -200,10 +205,12 @@ class AsyncClient:
         *,
         session_id: str = "",
         hold_back: bool = False,
+        request_id: str = "",
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
         """Yield events: the decision, tokens, perhaps an escalation, done. Closing the generator cancels the call.
 
         `hold_back` shows nothing before the local answer is sure enough; `said` joins tokens and retractions.
+        `request_id` is of your choice, for `feedback`.
 
         Raises:
             grpc.aio.AioRpcError: see `explain`.
@@ -216,12 +223,34 @@ class AsyncClient:
             session_id=session_id,
             hold_back=hold_back,
         )
-        call = self._router.Generate(request, timeout=self._timeout_s, metadata=self._metadata)
+        call = self._router.Generate(
+            request, timeout=self._timeout_s, metadata=_with_id(self._metadata, request_id)
+        )
         try:
             async for event in call:
                 yield event
         finally:
             call.cancel()
+
+    async def feedback(
+        self,
+        request_id: str,
+        *,
+        accepted: bool | None = None,
+        intent: str = "",
+        answer: str = "",
+        comment: str = "",
+    ) -> None:
+        """Say what the answer to a request of yours was worth; `intent` and `answer` are those that were right.
+
+        Raises:
+            grpc.aio.AioRpcError: see `explain`.
+
+        """
+        said = router_pb2.FeedbackRequest(
+            request_id=request_id, accepted=accepted, intent=intent, answer=answer, comment=comment
+        )
+        await self._router.Feedback(said, timeout=self._timeout_s, metadata=self._metadata)
 
     async def list_specialists(self) -> catalog_pb2.ListSpecialistsResponse:
         """Return the specialists, how they are doing, and the health of the catalog."""
@@ -284,10 +313,11 @@ class Client:
         rules: router_pb2.Constraints | None = None,
         *,
         session_id: str = "",
+        request_id: str = "",
     ) -> router_pb2.RouteResponse:
         """Return where a conversation goes, and why.
 
-        `session_id` is of your choice, for conversations that are sent one turn at a time.
+        `session_id`, for conversations that are sent one turn at a time, and `request_id`, for `feedback`, are yours.
 
         Raises:
             grpc.RpcError: see `explain`.
@@ -297,7 +327,7 @@ class Client:
             messages=messages(conversation), constraints=rules, session_id=session_id
         )
         response: router_pb2.RouteResponse = self._router.Route(
-            request, timeout=self._timeout_s, metadata=self._metadata
+            request, timeout=self._timeout_s, metadata=_with_id(self._metadata, request_id)
         )
         return response
 
@@ -309,10 +339,12 @@ class Client:
         *,
         session_id: str = "",
         hold_back: bool = False,
+        request_id: str = "",
     ) -> Iterator[router_pb2.GenerateResponse]:
         """Yield events: the decision, tokens, perhaps an escalation, done. Leaving the loop early cancels the call.
 
         `hold_back` shows nothing before the local answer is sure enough; `said` joins tokens and retractions.
+        `request_id` is of your choice, for `feedback`.
 
         Raises:
             grpc.RpcError: see `explain`.
@@ -325,11 +357,33 @@ class Client:
             session_id=session_id,
             hold_back=hold_back,
         )
-        call: Any = self._router.Generate(request, timeout=self._timeout_s, metadata=self._metadata)
+        call: Any = self._router.Generate(
+            request, timeout=self._timeout_s, metadata=_with_id(self._metadata, request_id)
+        )
         try:
             yield from call
         finally:
             call.cancel()
+
+    def feedback(
+        self,
+        request_id: str,
+        *,
+        accepted: bool | None = None,
+        intent: str = "",
+        answer: str = "",
+        comment: str = "",
+    ) -> None:
+        """Say what the answer to a request of yours was worth; `intent` and `answer` are those that were right.
+
+        Raises:
+            grpc.RpcError: see `explain`.
+
+        """
+        said = router_pb2.FeedbackRequest(
+            request_id=request_id, accepted=accepted, intent=intent, answer=answer, comment=comment
+        )
+        self._router.Feedback(said, timeout=self._timeout_s, metadata=self._metadata)
 
     def list_specialists(self) -> catalog_pb2.ListSpecialistsResponse:
         """Return the specialists, how they are doing, and the health of the catalog."""

@@ -7,6 +7,7 @@ PointsmanError
 ├── ForbiddenError       the caller's: known, and not for this
 ├── PolicyError          the caller's: what the conversation holds may not go where it would
 ├── UnknownNameError     the caller's: no such specialist or intent
+├── UnknownRequestError  the caller's: no such request of theirs in the ledger
 ├── CatalogError         the author's: files of intents/ or specialists/ that were refused
 ├── PreconditionError    the caller's or operator's: the state of the service forbids the change
 ├── ArtifactError        the author's or the network's: a model file that cannot be had or used
@@ -65,6 +66,13 @@ class UnknownNameError(PointsmanError):
         super().__init__(f"unknown {kind} {name!r}; known: {listed}")
         self.kind = kind
         self.name = name
+
+
+class UnknownRequestError(PointsmanError):
+    """A request that the ledger does not have, or that is another caller's. Expected; the caller's fault."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"the ledger has no request {request_id!r} of this caller")
 
 
 class CatalogError(PointsmanError):

@@ -7,7 +7,7 @@ from pointsman.embedding.build import DEFAULT_MODEL, TOKENIZER, default_graph
 from pointsman.embedding.card import CARD_FILE
 from pointsman.embedding.encoder import Encoder
 from pointsman.errors import ConfigError
-from pointsman.settings import Encoder as EncoderSettings
+from pointsman.sections import Encoder as EncoderSettings
 
 
 def load_encoder(settings: EncoderSettings, store: ArtifactStore) -> Encoder:

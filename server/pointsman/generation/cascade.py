@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pointsman.catalog.output_format import format_of
 from pointsman.decision.answer_model import confidence_of
 from pointsman.decision.signals import SignalReader, loop_start, refuses
-from pointsman.settings import Cascade as CascadeSettings
+from pointsman.sections import Cascade as CascadeSettings
 from pointsman.values.cascade import AnswerModel
 from pointsman.values.catalog import Output
 from pointsman.values.events import Shortfall

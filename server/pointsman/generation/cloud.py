@@ -2,7 +2,7 @@
 
 from pointsman.generation.admission import Admission
 from pointsman.generation.chat_client import ChatClient
-from pointsman.settings import Cloud as CloudSettings
+from pointsman.sections import Cloud as CloudSettings
 from pointsman.values.events import Cost, Usage
 
 

@@ -18,7 +18,7 @@ from pointsman.generation.engine_files import EngineFiles, ModelFiles
 from pointsman.generation.engine_process import EngineProcess, EngineSpec
 from pointsman.generation.lease import Lease
 from pointsman.generation.memory import resident_bytes
-from pointsman.settings import Engine as EngineSettings
+from pointsman.sections import Engine as EngineSettings
 from pointsman.values.catalog import EngineFigures, EngineState, Specialist, SpecialistStatus
 
 _DRAIN_POLL_S = 0.05

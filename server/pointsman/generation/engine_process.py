@@ -20,7 +20,7 @@ from pointsman.generation.adapter_admission import AdapterAdmission, Place
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.chat_client import ChatClient
 from pointsman.generation.llama_client import LlamaClient
-from pointsman.settings import Engine as EngineSettings
+from pointsman.sections import Engine as EngineSettings
 from pointsman.settings import child_environment
 from pointsman.values.catalog import EngineState
 

@@ -27,7 +27,7 @@ from pointsman.generation.prompt import cloud_question, escalated_question, loca
 from pointsman.generation.trials import Trials
 from pointsman.policy.rules import rule
 from pointsman.router.router import Route, Router
-from pointsman.settings import Cascade as CascadeSettings
+from pointsman.sections import Cascade as CascadeSettings
 from pointsman.values.catalog import FREE_TEXT, Specialist
 from pointsman.values.decision import Reason
 from pointsman.values.events import (

@@ -4,7 +4,7 @@ import json
 
 from pointsman.catalog.output_format import can_constrain
 from pointsman.generation.backend import Constraint, Question
-from pointsman.settings import Cloud as CloudSettings
+from pointsman.sections import Cloud as CloudSettings
 from pointsman.values.catalog import Output, Specialist
 from pointsman.values.request import Message, Request, Role
 

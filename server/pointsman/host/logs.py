@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from pointsman.settings import Log as LogSettings
+from pointsman.sections import Log as LogSettings
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from pointsman.errors import BackendDownError, PointsmanError, PolicyError
+from pointsman.errors import (
+    BackendDownError,
+    InvalidRequestError,
+    PointsmanError,
+    PolicyError,
+    PreconditionError,
+    UnknownNameError,
+)
 from pointsman.generation.generator import Generator
 from pointsman.ledger.auditor import Auditor
 from pointsman.ledger.entries import Story, outcome_of
@@ -15,9 +22,10 @@ from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.shortfalls import FINE, Shortfalls
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.router.router import Router
-from pointsman.settings import Cascade as CascadeSettings
+from pointsman.sections import Cascade as CascadeSettings
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Event, Shortfall, Token
+from pointsman.values.ledger import Feedback
 from pointsman.values.policy import NOTHING_FOUND
 from pointsman.values.request import Request
 
@@ -113,6 +121,24 @@ class Recorder:
             self._keep(story, outcome)
             if outcome == "cancelled":
                 _log.info("generate.cancelled", **subject, **_fields(story.decision), pieces=pieces)
+
+    async def feedback(self, said: Feedback) -> None:
+        """Keep what a caller says of a request of theirs.
+
+        Raises:
+            InvalidRequestError, UnknownNameError, UnknownRequestError, PreconditionError, BackendDownError
+
+        """
+        if self._ledger is None:
+            raise PreconditionError("no ledger is kept; set ledger.enabled")
+        if said.accepted is None and not (said.intent or said.answer or said.comment):
+            raise InvalidRequestError("accepted", "says nothing: set accepted, intent, answer or comment")
+        known = [intent.name for intent in self._router.snapshot.catalog.intents]
+        if said.intent and said.intent not in known:
+            raise UnknownNameError("intent", said.intent, known)
+        redacted = self._router.gate.redacted
+        answer, comment = (redacted(text, said.caller) for text in (said.answer, said.comment))
+        await asyncio.to_thread(self._ledger.rate, replace(said, answer=answer, comment=comment))
 
     def _note_route(self, story: Story, routed: Routed) -> None:
         story.decided(routed)

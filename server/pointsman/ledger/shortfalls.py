@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from pointsman.settings import Cascade as CascadeSettings
+from pointsman.sections import Cascade as CascadeSettings
 
 _log = structlog.get_logger()
 _CALM = 0.8

@@ -1,6 +1,6 @@
 """The ledger's tables. A change here needs a migration beside it; a test compares the two."""
 
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, MetaData, String, Table, Text
 
 metadata = MetaData()
 _ID = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers only INTEGER keys by itself
@@ -40,4 +40,18 @@ requests = Table(
     Column("answer", Text),
     Index("requests_time", "time"),
     Index("requests_request_id", "request_id"),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("time", Double, nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("caller", String(128), nullable=False),
+    Column("accepted", Boolean),
+    Column("intent", String(64), nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("comment", Text, nullable=False),
+    Index("feedback_request_id", "request_id"),
 )

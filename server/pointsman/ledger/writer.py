@@ -13,16 +13,19 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from pointsman.errors import BackendDownError, UnknownRequestError
 from pointsman.ledger.database import database, migrate, reason_of
-from pointsman.ledger.tables import requests
-from pointsman.settings import Ledger as LedgerSettings
-from pointsman.values.ledger import Entry
+from pointsman.ledger.tables import feedback, requests
+from pointsman.sections import Ledger as LedgerSettings
+from pointsman.values.ledger import Entry, Feedback
 
 _log = structlog.get_logger()
 _SAY_EVERY_S = 60.0
 _TIDY_EVERY_S = 600.0
 _DAY_S = 86400.0
 _CLOSE_S = 5.0
+_BACK_S = 10.0
+"""When to try again that the ledger is away."""
 
 
 class LedgerWriter:
@@ -60,6 +63,27 @@ class LedgerWriter:
         else:
             self._waiting.append(entry)
 
+    def rate(self, said: Feedback) -> None:
+        """Keep what a caller says of a request of theirs. Waits for the database: not for the event loop.
+
+        Raises:
+            UnknownRequestError: the ledger has no such request of this caller.
+            BackendDownError: the database cannot be reached.
+
+        """
+        waits = any(e.request_id == said.request_id and e.caller == said.caller for e in tuple(self._waiting))
+        try:
+            with self._engine.begin() as connection:
+                known = sa.select(requests.c.id).where(
+                    requests.c.request_id == said.request_id, requests.c.caller == said.caller
+                )
+                if not waits and connection.scalar(known.limit(1)) is None:
+                    raise UnknownRequestError(said.request_id)
+                connection.execute(feedback.insert(), {"time": time.time(), **asdict(said)})
+        except SQLAlchemyError as error:
+            self._complain(error)
+            raise BackendDownError("the ledger cannot be reached", retry_after_s=_BACK_S) from None
+
     def close(self) -> None:
         """Write what waits, for a few seconds at most, and close the database."""
         self._stop.set()
@@ -71,8 +95,7 @@ class LedgerWriter:
 
     def _run(self) -> None:
         ended = False
-        while not ended:
-            ended = self._stop.wait(self._settings.flush_s)
+        while True:
             try:
                 if not self._ready:
                     migrate(self._engine)
@@ -87,6 +110,9 @@ class LedgerWriter:
             else:
                 if self.dropped > self._told:
                     self._say("the queue was full")
+            if ended:
+                return
+            ended = self._stop.wait(self._settings.flush_s)
 
     def _write_batch(self) -> None:
         # They leave the queue once they are written: what fails is tried again.
@@ -103,6 +129,7 @@ class LedgerWriter:
             if settings.keep_days:
                 oldest = time.time() - settings.keep_days * _DAY_S
                 connection.execute(requests.delete().where(requests.c.time < oldest))
+                connection.execute(feedback.delete().where(feedback.c.time < oldest))
             if settings.keep_rows:
                 last = connection.scalar(sa.select(sa.func.max(requests.c.id))) or 0
                 connection.execute(requests.delete().where(requests.c.id <= last - settings.keep_rows))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pointsman.review.metrics import Flags
-from pointsman.settings import Cloud
+from pointsman.sections import Cloud
 
 DEFAULT_OUTPUT_TOKENS = 256
 TOKENS_PER_WORD = 1.3

@@ -10,7 +10,7 @@ from pointsman.router.conversation import Conversation
 from pointsman.router.sessions import RecentRows, Sessions
 from pointsman.router.snapshot import Snapshot
 from pointsman.router.worker import Asked, EncoderWorker, Matched
-from pointsman.settings import Conversations
+from pointsman.sections import Conversations
 from pointsman.values.decision import Evidence, Routed, RouteTimings
 from pointsman.values.request import Request, Role
 

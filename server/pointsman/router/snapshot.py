@@ -18,7 +18,7 @@ from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.router.leaning import Leaning, fit_leaning, read_phrases
-from pointsman.settings import Routing
+from pointsman.sections import Routing
 from pointsman.values.cascade import Cascade
 from pointsman.values.catalog import CLOUD, Catalog
 from pointsman.values.decision import Evidence, Hardness, IntentScore, Neighbor

@@ -9,6 +9,7 @@ from pointsman.v1 import router_pb2 as pb
 from pointsman.values.catalog import CALLER, IDENTIFIER
 from pointsman.values.decision import Decision, Hardness, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Event, FinishReason, Token
+from pointsman.values.ledger import Feedback
 from pointsman.values.request import Constraints, Message, Request, Role, Sampling, Tier
 
 _ROLES = {pb.ROLE_SYSTEM: Role.SYSTEM, pb.ROLE_USER: Role.USER, pb.ROLE_ASSISTANT: Role.ASSISTANT}
@@ -154,6 +155,23 @@ def decision_message(decision: Decision) -> pb.Decision:
 
 def _difficulty_message(hardness: Hardness | None) -> pb.Difficulty | None:
     return pb.Difficulty(score=hardness.score, threshold=hardness.threshold) if hardness else None
+
+
+def feedback_of(message: pb.FeedbackRequest, limits: Limits, caller: str) -> Feedback:
+    """Return what a caller says of a request.
+
+    Raises:
+        InvalidRequestError: no request is named, or a text is too long.
+
+    """
+    if not re.fullmatch(IDENTIFIER, message.request_id):
+        raise InvalidRequestError("request_id", f"must match {IDENTIFIER} (got {message.request_id[:128]!r})")
+    for field in ("intent", "answer", "comment"):
+        size = len(getattr(message, field).encode())
+        if size > limits.prompt_bytes:
+            raise InvalidRequestError(field, f"{size} bytes are over the limit of {limits.prompt_bytes}")
+    accepted = message.accepted if message.HasField("accepted") else None
+    return Feedback(message.request_id, caller, accepted, message.intent, message.answer, message.comment)
 
 
 def route_message(routed: Routed) -> pb.RouteResponse:

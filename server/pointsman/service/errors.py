@@ -28,6 +28,7 @@ from pointsman.errors import (
     QuotaError,
     UnauthenticatedError,
     UnknownNameError,
+    UnknownRequestError,
 )
 
 DOMAIN = "pointsman"
@@ -42,6 +43,7 @@ CODES: dict[type[PointsmanError], grpc.StatusCode] = {
     ForbiddenError: grpc.StatusCode.PERMISSION_DENIED,
     PolicyError: grpc.StatusCode.PERMISSION_DENIED,
     UnknownNameError: grpc.StatusCode.NOT_FOUND,
+    UnknownRequestError: grpc.StatusCode.NOT_FOUND,
     CatalogError: grpc.StatusCode.INVALID_ARGUMENT,
     PreconditionError: grpc.StatusCode.FAILED_PRECONDITION,
     ArtifactError: grpc.StatusCode.FAILED_PRECONDITION,

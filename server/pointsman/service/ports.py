@@ -6,6 +6,7 @@ from typing import Protocol
 from pointsman.values.catalog import Catalog, Intent, Specialist, SpecialistStatus
 from pointsman.values.decision import Routed
 from pointsman.values.events import Event
+from pointsman.values.ledger import Feedback
 from pointsman.values.request import Request
 
 
@@ -17,6 +18,9 @@ class AnswerPort(Protocol):
 
     def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """Decide and answer; the decision comes first."""
+
+    async def feedback(self, said: Feedback) -> None:
+        """Keep what a caller says of a request of theirs."""
 
 
 class CatalogPort(Protocol):

@@ -9,13 +9,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pointsman.errors import ConfigError
+from pointsman.sections import Server as ServerSettings
 from pointsman.service.convert import Limits
 from pointsman.service.doors import Doors
 from pointsman.service.guard import Guard, Observe
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.service.servicers import CatalogServicer, RouterServicer
 from pointsman.service.tls import is_loopback
-from pointsman.settings import Server as ServerSettings
 from pointsman.v1 import catalog_pb2, catalog_pb2_grpc, router_pb2, router_pb2_grpc
 
 _POLL_S = 0.05

@@ -6,7 +6,7 @@ from typing import Any
 
 import structlog
 
-from pointsman.service.convert import Limits, event_message, request_of, route_message
+from pointsman.service.convert import Limits, event_message, feedback_of, request_of, route_message
 from pointsman.service.convert_catalog import (
     health_message,
     intent_message,
@@ -44,12 +44,23 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
                     self._doors.spent(event.usage.prompt_tokens + event.usage.completion_tokens)
                 yield event_message(event)
 
+    async def Feedback(  # noqa: N802
+        self, request: router_pb2.FeedbackRequest, context: Any
+    ) -> router_pb2.FeedbackResponse:
+        """Keep what a caller says."""
+        await self._answers.feedback(feedback_of(request, self._limits, _caller(context)))
+        return router_pb2.FeedbackResponse()
+
     def _asked(self, request: router_pb2.RouteRequest | router_pb2.GenerateRequest, context: Any) -> Request:
         request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))
-        known = let_in.get()
-        said = (value for key, value in context.invocation_metadata() or () if key == CALLER)
-        caller = known.name if known else next(said, "")  # who is known is not asked for a name
-        return request_of(request, self._limits, request_id, caller=caller, budget_s=context.time_remaining())
+        caller, budget_s = _caller(context), context.time_remaining()
+        return request_of(request, self._limits, request_id, caller=caller, budget_s=budget_s)
+
+
+def _caller(context: Any) -> str:
+    known = let_in.get()
+    said = (value for key, value in context.invocation_metadata() or () if key == CALLER)
+    return known.name if known else next(said, "")  # who is known is not asked for a name
 
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):

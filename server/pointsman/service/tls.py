@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from pointsman.artifacts.whole_file import signature_of
 from pointsman.errors import ConfigError
-from pointsman.settings import Tls
+from pointsman.sections import Tls
 
 _log = structlog.get_logger()
 

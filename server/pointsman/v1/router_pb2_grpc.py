@@ -45,6 +45,11 @@ class RouterServiceStub:
                 request_serializer=pointsman_dot_v1_dot_router__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=pointsman_dot_v1_dot_router__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/pointsman.v1.RouterService/Feedback',
+                request_serializer=pointsman_dot_v1_dot_router__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=pointsman_dot_v1_dot_router__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -65,6 +70,13 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Feedback(self, request, context):
+        """Feedback says what an answer, or a decision, was worth. Several for one request are all kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RouterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=pointsman_dot_v1_dot_router__pb2.GenerateRequest.FromString,
                     response_serializer=pointsman_dot_v1_dot_router__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=pointsman_dot_v1_dot_router__pb2.FeedbackRequest.FromString,
+                    response_serializer=pointsman_dot_v1_dot_router__pb2.FeedbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class RouterService:
             '/pointsman.v1.RouterService/Generate',
             pointsman_dot_v1_dot_router__pb2.GenerateRequest.SerializeToString,
             pointsman_dot_v1_dot_router__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/pointsman.v1.RouterService/Feedback',
+            pointsman_dot_v1_dot_router__pb2.FeedbackRequest.SerializeToString,
+            pointsman_dot_v1_dot_router__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,4 +1,4 @@
-"""One request as the ledger has it."""
+"""Requests as the ledger has them, and what their callers say of them."""
 
 from dataclasses import dataclass
 
@@ -47,3 +47,18 @@ class Entry:
     catalog_version: str = ""
     prompt: str | None = None
     answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What a caller says of a request. `accepted` None and empty texts say nothing.
+
+    intent, answer: those that would have been right
+    """
+
+    request_id: str
+    caller: str = ""
+    accepted: bool | None = None
+    intent: str = ""
+    answer: str = ""
+    comment: str = ""
