@@ -57,6 +57,7 @@ bench: $(DEV)/installed $(PEERS)/installed
 	$(DEV)/bin/python benchmarks/generate.py
 	$(DEV)/bin/python benchmarks/policy.py
 	$(DEV)/bin/python benchmarks/ledger.py
+	$(DEV)/bin/python benchmarks/ledger_report.py
 
 $(PEERS)/installed: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)

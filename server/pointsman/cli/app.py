@@ -20,6 +20,7 @@ from pointsman.cli.evaluate import evaluate, explain
 from pointsman.cli.intents import diff, import_, lint
 from pointsman.cli.options import Config
 from pointsman.cli.policy import policy
+from pointsman.cli.report import report
 from pointsman.cli.specialists import specialists
 from pointsman.cli.train import train
 from pointsman.errors import ConfigError, PointsmanError, unwrap
@@ -34,6 +35,7 @@ models = typer.Typer(help="Model files.", no_args_is_help=True)
 app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
 app.add_typer(policy, name="policy")
+app.command()(report)
 app.add_typer(callers, name="callers")
 app.add_typer(base, name="base")
 app.add_typer(bundle, name="bundle")

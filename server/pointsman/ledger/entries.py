@@ -20,6 +20,7 @@ class Story:
     decision: Decision | None = None
     timings: RouteTimings | None = None
     done: Done | None = None
+    routed_to: str = ""
     said: str = ""
 
     @classmethod
@@ -30,6 +31,7 @@ class Story:
     def decided(self, routed: Routed) -> None:
         """Go on with the first decision."""
         self.decision, self.timings = routed.decision, routed.timings
+        self.routed_to = routed.decision.specialist or ""
 
     def entry(self, outcome: str) -> Entry:
         """Return how it ended, without a text."""
@@ -38,6 +40,7 @@ class Story:
             entry,
             caller=request.caller,
             session_id=request.session_id,
+            routed_to=self.routed_to,
             total_ms=(time.perf_counter() - self.begun) * 1e3,
             route_ms=self.timings.total_ms if self.timings else None,
         )

@@ -20,6 +20,7 @@ requests = Table(
             "session_id": 128,
             "tier": 8,
             "specialist": 64,
+            "routed_to": 64,
             "model": 256,
             "intent": 64,
             "reason": 32,

@@ -11,6 +11,7 @@ class Entry:
     method: `route` or `generate`
     outcome: `ok`, `escalated`, `flagged` (stands, and looks wrong), `invalid` (stands, and breaks its format),
         `cancelled`, `failed` or `refused`
+    routed_to: the specialist of the first decision; an escalation leaves `specialist` empty
     retries: times that the cloud was asked again
     cost: in `currency`, ISO 4217; None where no price is known
     prompt, answer: redacted; None unless `ledger.text` is on
@@ -24,6 +25,7 @@ class Entry:
     session_id: str = ""
     tier: str = ""
     specialist: str = ""
+    routed_to: str = ""
     model: str = ""
     intent: str = ""
     reason: str = ""

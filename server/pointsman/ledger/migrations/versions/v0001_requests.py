@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("session_id", sa.String(128), nullable=False),
         sa.Column("tier", sa.String(8), nullable=False),
         sa.Column("specialist", sa.String(64), nullable=False),
+        sa.Column("routed_to", sa.String(64), nullable=False),
         sa.Column("model", sa.String(256), nullable=False),
         sa.Column("intent", sa.String(64), nullable=False),
         sa.Column("reason", sa.String(32), nullable=False),

@@ -1,0 +1,53 @@
+"""`pointsman report`."""
+
+import json
+import re
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from pointsman.cli.options import Config
+from pointsman.errors import ConfigError
+
+_UNITS = {"h": "hours", "d": "days", "w": "weeks"}
+
+
+def report(
+    since: Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w.")] = "7d",
+    local_per_month: Annotated[
+        float, typer.Option(min=0, help="What the local machines cost a month, in cloud.currency.")
+    ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: Config = None,
+) -> None:
+    """Say what answers cost, took and were worth, from the ledger: cost per successful task first."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from pointsman.ledger.database import database, migrate, reason_of
+    from pointsman.ledger.report import report as figures_of
+    from pointsman.ledger.report_text import markdown
+    from pointsman.settings import load
+
+    settings = load(config)
+    engine = database(settings.ledger.url.get_secret_value())
+    try:
+        migrate(engine)
+        found = figures_of(engine, datetime.now(UTC) - _span(since), settings.cloud, local_per_month)
+    except SQLAlchemyError as error:
+        raise ConfigError(f"ledger.url: the ledger cannot be read: {reason_of(error)}") from None
+    finally:
+        engine.dispose()
+    if as_json:
+        derived = {"cost_per_success": found.cost_per_success, "local_share": found.local_share}
+        print(json.dumps(asdict(found) | derived, indent=2, default=str))
+    else:
+        print(markdown(found), end="")
+
+
+def _span(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d{1,5})([hdw])", text)
+    if not found:
+        raise ConfigError(f"--since: a number with h, d or w, such as 7d (got {text!r})")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})

@@ -1,0 +1,245 @@
+"""Rows of the ledger to what the answers of a time cost, took and were worth. Asks no model."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from pointsman.ledger.tables import feedback, requests
+from pointsman.sections import Cloud
+
+FALLS_SHORT_ABOVE = 0.05
+"""Share of a specialist's answers above which something should be done (mission, row B5)."""
+_MONTH_S = 365.25 / 12 * 86400
+_COLUMNS = (
+    "time", "outcome", "tier", "routed_to", "prompt_tokens", "cached_tokens", "completion_tokens",
+    "ttft_ms", "total_ms", "retries", "cost",
+)  # fmt: skip
+_AT_ONCE = 50_000
+_GOOD = ("ok", "escalated")
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Percentiles in milliseconds; None without a value."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TierFigures:
+    """The answers that ended on one tier."""
+
+    tier: str
+    answers: int
+    share: float
+    total: Latency
+    ttft: Latency
+    output_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialistFigures:
+    """The answers that were routed to one specialist. `short` escalated, are flagged, invalid, or failed."""
+
+    name: str
+    answers: int
+    short: int
+
+    @property
+    def share(self) -> float:
+        """Share that fell short."""
+        return self.short / self.answers
+
+
+@dataclass(frozen=True, slots=True)
+class Week:
+    """A week, by its Monday."""
+
+    monday: date
+    answers: int
+    cloud_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Figures of `Generate` since a moment. Costs are in `currency`; None where no price is known.
+
+    cost: of the cloud, and of the local machines for this time
+    all_cloud: what the same tokens would have cost on the cloud
+    successes: answers that ended well and that no caller rejected
+    rated, accepted: answers that a caller rated last, and those it accepted
+    output_share: of all tokens
+    retried: share of answers for which the cloud was asked again
+    """
+
+    since: datetime
+    answers: int
+    currency: str
+    cost: float | None
+    all_cloud: float | None
+    successes: int
+    rated: int
+    accepted: int
+    output_share: float
+    retried: float
+    outcomes: dict[str, int]
+    tiers: tuple[TierFigures, ...]
+    specialists: tuple[SpecialistFigures, ...]
+    weeks: tuple[Week, ...]
+
+    @property
+    def cost_per_success(self) -> float | None:
+        """The headline: what a successful task costs."""
+        return self.cost / self.successes if self.cost is not None and self.successes else None
+
+    @property
+    def local_share(self) -> float:
+        """Share of the answers that no model of the cloud had the last word in."""
+        return sum(tier.share for tier in self.tiers if tier.tier == "local")
+
+
+def report(engine: sa.Engine, since: datetime, prices: Cloud, local_per_month: float = 0.0) -> Report:
+    """Read the rows since a moment (aware), and sum them up.
+
+    Raises:
+        SQLAlchemyError: the ledger cannot be read.
+
+    """
+    with engine.connect() as connection:
+        columns = _read(connection, since.timestamp())
+        ratings = _ratings(connection, since.timestamp())
+    count = len(columns["time"])
+    outcome, tier = columns["outcome"], columns["tier"]
+    prompt, cached, output = (
+        columns[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens")
+    )
+    good = _any_of(outcome, _GOOD)
+    rejected = sum(not accepted for how, accepted in ratings if how in _GOOD)
+    seconds = datetime.now(UTC).timestamp() - max(since.timestamp(), columns["time"].min()) if count else 0.0
+    known = np.nansum(columns["cost"])
+    unpriced = bool(((tier == "cloud") & good & np.isnan(columns["cost"])).any())
+    cost = None if unpriced else float(known) + local_per_month * seconds / _MONTH_S
+    tokens = float(np.nansum(prompt) + np.nansum(output))
+    return Report(
+        since=since,
+        answers=count,
+        currency=prices.currency,
+        cost=cost,
+        all_cloud=_all_cloud(prompt, cached, output, prices),
+        successes=int(good.sum()) - rejected,
+        rated=len(ratings),
+        accepted=sum(accepted for _, accepted in ratings),
+        output_share=float(np.nansum(output)) / tokens if tokens else 0.0,
+        retried=float((np.nan_to_num(columns["retries"]) > 0).mean()) if count else 0.0,
+        outcomes=dict(Counter(outcome)),
+        tiers=tuple(_tier(name, columns) for name in ("local", "mid", "cloud") if (tier == name).any()),
+        specialists=_specialists(columns),
+        weeks=_weeks(columns),
+    )
+
+
+def _read(connection: sa.Connection, since: float) -> dict[str, Any]:
+    """Return each column as an array (n,): texts as objects, numbers as floats, nothing as NaN."""
+    wanted = sa.select(*(requests.c[name] for name in _COLUMNS)).where(
+        requests.c.time >= since, requests.c.method == "generate"
+    )
+    parts: dict[str, list[Any]] = defaultdict(list)
+    result = connection.execution_options(yield_per=_AT_ONCE).execute(wanted)
+    for rows in result.partitions():
+        for name, values in zip(_COLUMNS, zip(*rows, strict=True), strict=True):
+            text = isinstance(requests.c[name].type, sa.String)
+            parts[name].append(np.array(values, object if text else np.float64))
+    empty = np.zeros(0)
+    return {name: np.concatenate(parts[name]) if parts[name] else empty for name in _COLUMNS}
+
+
+def _ratings(connection: sa.Connection, since: float) -> list[tuple[str, bool]]:
+    """Return outcome and last rating of each answer that was rated."""
+    last = (
+        sa.select(sa.func.max(feedback.c.id))
+        .where(feedback.c.time >= since, feedback.c.accepted.is_not(None))
+        .group_by(feedback.c.request_id, feedback.c.caller)
+    )
+    same = (requests.c.request_id == feedback.c.request_id) & (requests.c.caller == feedback.c.caller)
+    wanted = (
+        sa.select(requests.c.outcome, feedback.c.accepted)
+        .select_from(feedback.join(requests, same))
+        .where(feedback.c.id.in_(last), requests.c.time >= since, requests.c.method == "generate")
+    )
+    return [(row.outcome, bool(row.accepted)) for row in connection.execute(wanted)]
+
+
+def _any_of(values: Any, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Return where texts (n,) are one of the names; np.isin would sort them all."""
+    found = np.zeros(len(values), bool)
+    for name in names:
+        found |= values == name
+    return found
+
+
+def _all_cloud(prompt: Numbers, cached: Numbers, output: Numbers, prices: Cloud) -> float | None:
+    if prices.input_price is None or prices.output_price is None:
+        return None
+    cached_price = prices.input_price if prices.cached_price is None else prices.cached_price
+    total_cached = float(np.nansum(cached))
+    fresh = float(np.nansum(prompt)) - total_cached
+    priced = (
+        fresh * prices.input_price
+        + total_cached * cached_price
+        + float(np.nansum(output)) * prices.output_price
+    )
+    return priced / 1e6
+
+
+def _tier(name: str, columns: dict[str, Any]) -> TierFigures:
+    here = columns["tier"] == name
+    output = columns["completion_tokens"][here]
+    return TierFigures(
+        name,
+        int(here.sum()),
+        float(here.mean()),
+        _latency(columns["total_ms"][here]),
+        _latency(columns["ttft_ms"][here]),
+        float(np.nanmean(output)) if np.isfinite(output).any() else 0.0,
+    )
+
+
+def _latency(values: Numbers) -> Latency:
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return Latency(None, None, None)
+    return Latency(*(float(value) for value in np.percentile(known, (50, 95, 99))))
+
+
+def _specialists(columns: dict[str, Any]) -> tuple[SpecialistFigures, ...]:
+    figures = []
+    judged = ~_any_of(columns["outcome"], ("cancelled", "refused"))
+    for name in sorted(set(columns["routed_to"]) - {""}):
+        here = (columns["routed_to"] == name) & judged
+        short = here & (columns["outcome"] != "ok")
+        if here.any():
+            figures.append(SpecialistFigures(str(name), int(here.sum()), int(short.sum())))
+    return tuple(figures)
+
+
+def _weeks(columns: dict[str, Any]) -> tuple[Week, ...]:
+    days = (columns["time"] // 86400).astype(np.int64)
+    mondays = days - (days + 3) % 7  # the first day of Unix time was a Thursday
+    return tuple(
+        Week(
+            date(1970, 1, 1) + timedelta(days=int(monday)),
+            int((mondays == monday).sum()),
+            float((columns["tier"][mondays == monday] == "cloud").mean()),
+        )
+        for monday in np.unique(mondays)
+    )

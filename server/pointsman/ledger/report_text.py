@@ -1,0 +1,104 @@
+"""A report to Markdown."""
+
+from collections.abc import Iterator, Sequence
+
+from pointsman.ledger.report import FALLS_SHORT_ABOVE, Latency, Report
+
+_FEW = 50
+"""Answers under which a share says little."""
+
+
+def markdown(report: Report) -> str:
+    """Return the report as a page."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"# Answers since {report.since:%Y-%m-%d %H:%M} UTC"
+    yield ""
+    if not report.answers:
+        yield "There were none."
+        return
+    yield from _table(("", ""), _headlines(report))
+    yield from ("", "## Tiers", "")
+    yield from _table(
+        ("", "answers", "share", "p50 / p95 / p99 ms", "first token, the same", "output tokens"),
+        [
+            (
+                t.tier,
+                f"{t.answers:,}",
+                f"{t.share:.1%}",
+                _shown(t.total),
+                _shown(t.ttft),
+                f"{t.output_tokens:.0f}",
+            )
+            for t in report.tiers
+        ],
+    )
+    if report.specialists:
+        yield from ("", "## Specialists", "")
+        yield from _table(
+            ("", "answers", "fell short", ""),
+            [
+                (s.name, f"{s.answers:,}", f"{s.share:.1%}", _advice(s.answers, s.share))
+                for s in report.specialists
+            ],
+        )
+    yield from ("", "## Weeks", "")
+    yield from _table(
+        ("from Monday", "answers", "answered by the cloud"),
+        [(f"{w.monday}", f"{w.answers:,}", f"{w.cloud_share:.1%}") for w in report.weeks],
+    )
+
+
+def _headlines(report: Report) -> Iterator[tuple[str, str]]:
+    yield "cost per successful task", _money(report, report.cost_per_success)
+    yield (
+        "successful tasks",
+        f"{report.successes:,} of {report.answers:,} ({report.successes / report.answers:.1%})",
+    )
+    each = None if report.cost is None else report.cost / report.answers
+    yield "cost per request", _money(report, each)
+    yield "cost", _money(report, report.cost)
+    yield "the same tokens on the cloud alone", _money(report, report.all_cloud)
+    if report.cost is not None and report.all_cloud:
+        yield "saved", f"{1 - report.cost / report.all_cloud:.1%}"
+    rated = (
+        f"{report.accepted:,} of {report.rated:,} rated ones accepted" if report.rated else "nobody rated one"
+    )
+    yield "local share", f"{report.local_share:.1%}; {rated}"
+    yield "output tokens", f"{report.output_share:.1%} of all"
+    yield "cloud asked again", f"{report.retried:.1%} of answers"
+    yield "outcomes", ", ".join(f"{name} {count:,}" for name, count in sorted(report.outcomes.items()))
+
+
+def _money(report: Report, amount: float | None) -> str:
+    return (
+        "not known: set cloud.input_price and cloud.output_price"
+        if amount is None
+        else f"{report.currency} {amount:,.6f}"
+    )
+
+
+def _advice(answers: int, share: float) -> str:
+    if answers < _FEW:
+        return "few answers"
+    if share <= FALLS_SHORT_ABOVE:
+        return ""
+    return (
+        "train it on prompts like these (`pointsman train`), or move its threshold (`pointsman cascade fit`)"
+    )
+
+
+def _shown(latency: Latency) -> str:
+    parts = (latency.p50, latency.p95, latency.p99)
+    return " / ".join("-" if part is None else f"{part:,.0f}" for part in parts)
+
+
+def _table(
+    headers: Sequence[str], rows: "Iterator[tuple[str, ...]] | Sequence[tuple[str, ...]]"
+) -> Iterator[str]:
+    yield f"| {' | '.join(headers)} |"
+    yield "|---|" + "---:|" * (len(headers) - 1)
+    for row in rows:
+        yield f"| {' | '.join(row)} |"

@@ -1,0 +1,141 @@
+"""The report over a ledger whose sums are known."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pointsman.ledger.database import database
+from pointsman.ledger.report import Report, report
+from pointsman.ledger.report_text import markdown
+from pointsman.ledger.writer import LedgerWriter
+from pointsman.sections import Cloud, Ledger
+from pointsman.values.ledger import Entry, Feedback
+
+PRICES = Cloud(model="big", input_price=2.0, output_price=10.0, currency="EUR")
+DAY = 86400.0
+
+
+def local(i: int, **more: Any) -> Entry:
+    fields: dict[str, Any] = {
+        "caller": "shop", "tier": "local", "specialist": "support", "routed_to": "support", "prompt_tokens": 100,
+        "cached_tokens": 50, "completion_tokens": 10, "ttft_ms": 20.0, "total_ms": float(100 + i), "retries": 0,
+    }  # fmt: skip
+    return Entry(time.time() - 60, f"l{i}", "generate", **({"outcome": "ok"} | fields | more))
+
+
+def cloud(i: int, **more: Any) -> Entry:
+    fields = {
+        "tier": "cloud",
+        "specialist": "",
+        "routed_to": "",
+        "cost": 0.01,
+        "currency": "EUR",
+        "retries": 1,
+    }
+    return local(i, **(fields | more))
+
+
+def written(path: Path, *entries: Entry, ratings: tuple[Feedback, ...] = ()) -> str:
+    url = f"sqlite:///{path / 'ledger.db'}"
+    writer = LedgerWriter(Ledger(url=url, flush_s=0.02))  # type: ignore[arg-type]
+    for entry in entries:
+        writer.note(entry)
+    begun = time.monotonic()
+    while writer.waiting:
+        assert time.monotonic() - begun < 20
+        time.sleep(0.01)
+    for rating in ratings:
+        writer.rate(rating)
+    writer.close()
+    return url
+
+
+def figures(url: str, days: float = 30, prices: Cloud = PRICES, local_per_month: float = 0.0) -> Report:
+    engine = database(url)
+    found = report(engine, datetime.now(UTC) - timedelta(days=days), prices, local_per_month)
+    engine.dispose()
+    return found
+
+
+def test_sums_are_those_of_the_rows(tmp_path: Path) -> None:
+    entries = [*(local(i) for i in range(80)), *(cloud(100 + i) for i in range(20))]
+    ratings = (
+        Feedback("l3", "shop", accepted=True),
+        Feedback("l4", "shop", accepted=True),
+        Feedback("l4", "shop", accepted=False),
+    )
+    found = figures(written(tmp_path, *entries, ratings=ratings))
+    assert (found.answers, found.successes, found.rated, found.accepted) == (100, 99, 2, 1)
+    assert found.cost == pytest.approx(0.2)
+    assert found.cost_per_success == pytest.approx(0.2 / 99)
+    assert found.all_cloud == pytest.approx(100 * (100 * 2 + 10 * 10) / 1e6)
+    assert found.local_share == pytest.approx(0.8)
+    assert found.output_share == pytest.approx(10 / 110)
+    assert found.retried == pytest.approx(0.2)
+    assert found.tiers[0].total.p50 == pytest.approx(139.5)
+    assert "| cost per successful task | EUR 0.002020 |" in markdown(found)
+
+
+def test_local_machines_cost_their_share_of_the_month(tmp_path: Path) -> None:
+    month_old = Entry(time.time() - 15 * DAY, "old", "generate", "ok", tier="local")
+    found = figures(written(tmp_path, month_old), local_per_month=304.375)
+    assert found.cost == pytest.approx(150, rel=0.01)
+
+
+def test_a_specialist_that_falls_short_is_named_with_advice(tmp_path: Path) -> None:
+    short = [local(i, outcome="flagged") for i in range(4)] + [
+        local(10 + i, outcome="escalated", tier="cloud", specialist="", cost=0.01) for i in range(4)
+    ]
+    others = [local(100 + i) for i in range(92)] + [local(300 + i, outcome="cancelled") for i in range(50)]
+    found = figures(written(tmp_path, *short, *others))
+    (support,) = found.specialists
+    assert (support.answers, support.short) == (100, 8)
+    assert "| support | 100 | 8.0% | train it" in markdown(found)
+
+
+def test_weeks_begin_on_monday_and_rows_before_the_time_do_not_count(tmp_path: Path) -> None:
+    wednesday = datetime(2026, 11, 18, 12, tzinfo=UTC)
+    entries = [
+        Entry((wednesday + timedelta(days=days)).timestamp(), f"r{days}", "generate", "ok", tier=tier)
+        for days, tier in ((-7, "cloud"), (0, "cloud"), (1, "local"), (4, "local"), (-900, "cloud"))
+    ]
+    url = written(tmp_path, *entries)
+    engine = database(url)
+    found = report(engine, wednesday - timedelta(days=30), PRICES)
+    engine.dispose()
+    assert [(str(week.monday), week.answers) for week in found.weeks] == [
+        ("2026-11-09", 1),
+        ("2026-11-16", 3),
+    ]
+    assert found.weeks[1].cloud_share == pytest.approx(1 / 3)
+
+
+def test_what_has_no_price_is_not_free(tmp_path: Path) -> None:
+    found = figures(written(tmp_path, cloud(1, cost=None)), prices=Cloud(model="big"))
+    assert (found.cost, found.all_cloud, found.cost_per_success) == (None, None, None)
+    assert "| cost | not known: set cloud.input_price and cloud.output_price |" in markdown(found)
+
+
+def test_the_command_reports_and_refuses_a_span_that_is_none(tmp_path: Path) -> None:
+    url = written(tmp_path, local(1))
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "pointsman", "report", *arguments], cwd=tmp_path, capture_output=True, text=True,
+            timeout=90, check=False, env=os.environ | {"POINTSMAN_LEDGER__URL": url},
+        )  # fmt: skip
+
+    assert json.loads(run("--json").stdout)["answers"] == 1
+    assert "# Answers since" in run("--since", "24h").stdout
+    assert "--since: a number with h, d or w, such as 7d (got 'week')" in run("--since", "week").stderr
+
+
+def test_an_empty_ledger_says_so(tmp_path: Path) -> None:
+    assert "There were none." in markdown(figures(written(tmp_path)))
