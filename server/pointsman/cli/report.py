@@ -23,22 +23,13 @@ def report(
     config: Config = None,
 ) -> None:
     """Say what answers cost, took and were worth, from the ledger: cost per successful task first."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from pointsman.ledger.database import database, migrate, reason_of
-    from pointsman.ledger.report import report as figures_of
+    from pointsman.ledger.report import report_of
     from pointsman.ledger.report_text import markdown
     from pointsman.settings import load
 
     settings = load(config)
-    engine = database(settings.ledger.url.get_secret_value())
-    try:
-        migrate(engine)
-        found = figures_of(engine, datetime.now(UTC) - _span(since), settings.cloud, local_per_month)
-    except SQLAlchemyError as error:
-        raise ConfigError(f"ledger.url: the ledger cannot be read: {reason_of(error)}") from None
-    finally:
-        engine.dispose()
+    url, begin = settings.ledger.url.get_secret_value(), datetime.now(UTC) - _span(since)
+    found = report_of(url, begin, settings.cloud, local_per_month)
     if as_json:
         derived = {"cost_per_success": found.cost_per_success, "local_share": found.local_share}
         print(json.dumps(asdict(found) | derived, indent=2, default=str))

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError
 
+from pointsman.errors import ConfigError
+from pointsman.ledger.database import database, migrate, reason_of
 from pointsman.ledger.tables import feedback, requests
 from pointsman.sections import Cloud
 
@@ -106,6 +109,23 @@ class Report:
     def local_share(self) -> float:
         """Share of the answers that no model of the cloud had the last word in."""
         return sum(tier.share for tier in self.tiers if tier.tier == "local")
+
+
+def report_of(url: str, since: datetime, prices: Cloud, local_per_month: float = 0.0) -> Report:
+    """Report on the ledger at a URL.
+
+    Raises:
+        ConfigError: it cannot be read.
+
+    """
+    engine = database(url)
+    try:
+        migrate(engine)
+        return report(engine, since, prices, local_per_month)
+    except SQLAlchemyError as error:
+        raise ConfigError(f"ledger.url: the ledger cannot be read: {reason_of(error)}") from None
+    finally:
+        engine.dispose()
 
 
 def report(engine: sa.Engine, since: datetime, prices: Cloud, local_per_month: float = 0.0) -> Report:
