@@ -166,16 +166,16 @@ def test_a_database_that_is_away_drops_what_is_beyond_the_queue_and_says_so_once
     tmp_path: Path, log_lines: list[dict[str, Any]]
 ) -> None:
     gone = tmp_path / "folder"
+    gone.write_text("a file where the folder should be")
     writer = LedgerWriter(settings(f"sqlite:///{gone / 'ledger.db'}", queue_rows=10))
-    gone.rmdir()
     for i in range(30):
         writer.note(entry(i))
         time.sleep(0.02)
     said = [line for line in log_lines if line["event"] == "ledger.failing"]
     assert len(said) == 1  # once a minute
-    assert "unable to open database file" in said[0]["why"]
+    assert "FileExistsError" in said[0]["why"]
     assert (writer.waiting, writer.dropped, writer.written) == (10, 20, 0)
-    gone.mkdir()  # and it comes back
+    gone.unlink()  # and it comes back
     wait_for(lambda: writer.written == 10)
     writer.close()
 
@@ -328,3 +328,12 @@ async def test_without_a_ledger_feedback_is_refused(site: Site) -> None:
     async with running(site.fill().settings(), engines=False) as server:
         code = await _code(server.client.feedback("order-1", accepted=True))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_a_row_that_no_database_takes_holds_nothing_up(postgres: str) -> None:
+    writer = LedgerWriter(settings(postgres))
+    for i in range(10):
+        writer.note(entry(i, prompt="\0" if i == 4 else "fine"))
+    writer.close()
+    assert [row["request_id"] for row in rows(postgres)] == [f"r{i}" for i in range(10) if i != 4]
+    assert (writer.written, writer.dropped) == (9, 1)

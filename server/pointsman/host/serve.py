@@ -90,15 +90,15 @@ async def open_core(
         )
         auditor = Auditor(log)
         ending.push_async_callback(asyncio.to_thread, auditor.close)
-        ledger = None
-        if keep and settings.ledger.enabled:
-            ledger = await asyncio.to_thread(LedgerWriter, settings.ledger)
-            ending.push_async_callback(asyncio.to_thread, ledger.close)
         policy = await asyncio.to_thread(
             PolicySource, settings.paths.policy, settings.paths.cache / "secret-rules"
         )
         if cloud is not None and not policy.there:
             _log.warning("policy.none", path=str(settings.paths.policy), leaves="whatever is for the cloud")
+        ledger = None
+        if keep and settings.ledger.enabled:
+            ledger = await asyncio.to_thread(LedgerWriter, settings.ledger, policy.gate.redacted)
+            ending.push_async_callback(asyncio.to_thread, ledger.close)
         router = Router(worker, await builder.build(Catalog()), settings.conversations, policy.gate)
         bundle = settings.paths.bundle
         catalogs = (

@@ -33,8 +33,6 @@ def database(url: str) -> sa.Engine:
         message = f"ledger.url: Postgres needs the extra `postgres` ({error.name} is missing)"
         raise ConfigError(message) from None
     if parsed.get_backend_name() == "sqlite":
-        if parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         sa.event.listen(engine, "connect", _prepare_sqlite)
     return engine
 
@@ -44,8 +42,11 @@ def migrate(engine: sa.Engine) -> None:
 
     Raises:
         SQLAlchemyError: the database cannot be reached, or written.
+        OSError: the folder of an SQLite file cannot be made.
 
     """
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
     from alembic import command
     from alembic.config import Config
 

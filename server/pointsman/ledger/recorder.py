@@ -136,9 +136,7 @@ class Recorder:
         known = [intent.name for intent in self._router.snapshot.catalog.intents]
         if said.intent and said.intent not in known:
             raise UnknownNameError("intent", said.intent, known)
-        redacted = self._router.gate.redacted
-        answer, comment = (redacted(text, said.caller) for text in (said.answer, said.comment))
-        await asyncio.to_thread(self._ledger.rate, replace(said, answer=answer, comment=comment))
+        await asyncio.to_thread(self._ledger.rate, said)
 
     def _note_route(self, story: Story, routed: Routed) -> None:
         story.decided(routed)
@@ -153,10 +151,8 @@ class Recorder:
             return
         entry = story.entry(outcome)
         if self._log_text:
-            redacted = self._router.gate.redacted
-            caller = story.request.caller
-            prompt, answer = redacted(story.request.prompt, caller), redacted(story.said, caller)
-            entry = replace(entry, prompt=prompt, answer=answer if story.method == "generate" else None)
+            answer = story.said if story.method == "generate" else None
+            entry = replace(entry, prompt=story.request.prompt, answer=answer)
         self._ledger.note(entry)
 
     def _note_local(self, local: "_Local") -> None:

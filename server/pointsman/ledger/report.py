@@ -122,7 +122,7 @@ def report_of(url: str, since: datetime, prices: Cloud, local_per_month: float =
     try:
         migrate(engine)
         return report(engine, since, prices, local_per_month)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, OSError) as error:
         raise ConfigError(f"ledger.url: the ledger cannot be read: {reason_of(error)}") from None
     finally:
         engine.dispose()

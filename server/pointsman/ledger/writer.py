@@ -7,11 +7,13 @@ What may be lost: the entries of the last `flush_s` and of the batch at work whe
 import threading
 import time
 from collections import deque
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from pointsman.errors import BackendDownError, UnknownRequestError
 from pointsman.ledger.database import database, migrate, reason_of
@@ -20,6 +22,9 @@ from pointsman.sections import Ledger as LedgerSettings
 from pointsman.values.ledger import Entry, Feedback
 
 _log = structlog.get_logger()
+
+Redact = Callable[[str, str], str]
+"""A text and its caller's name to the text that may be stored."""
 _SAY_EVERY_S = 60.0
 _TIDY_EVERY_S = 600.0
 _DAY_S = 86400.0
@@ -31,14 +36,17 @@ _BACK_S = 10.0
 class LedgerWriter:
     """Writes entries in batches, and lets old ones go."""
 
-    def __init__(self, settings: LedgerSettings) -> None:
+    def __init__(self, settings: LedgerSettings, redact: Redact = lambda text, _: text) -> None:
         """Start the thread, which opens the database; one that cannot be opened is tried again and again.
+
+        redact: makes texts of a caller fit to be stored; it is called on threads
 
         Raises:
             ConfigError: the URL cannot be one.
 
         """
         self._settings = settings
+        self._redact = redact
         self._engine = database(settings.url.get_secret_value())
         self._waiting: deque[Entry] = deque()
         self._stop = threading.Event()
@@ -71,6 +79,8 @@ class LedgerWriter:
             BackendDownError: the database cannot be reached.
 
         """
+        answer, comment = (self._redact(text, said.caller) for text in (said.answer, said.comment))
+        redacted = replace(said, answer=answer, comment=comment)
         waits = any(e.request_id == said.request_id and e.caller == said.caller for e in tuple(self._waiting))
         try:
             with self._engine.begin() as connection:
@@ -79,7 +89,7 @@ class LedgerWriter:
                 )
                 if not waits and connection.scalar(known.limit(1)) is None:
                     raise UnknownRequestError(said.request_id)
-                connection.execute(feedback.insert(), {"time": time.time(), **asdict(said)})
+                connection.execute(feedback.insert(), {"time": time.time(), **asdict(redacted)})
         except SQLAlchemyError as error:
             self._complain(error)
             raise BackendDownError("the ledger cannot be reached", retry_after_s=_BACK_S) from None
@@ -117,11 +127,31 @@ class LedgerWriter:
     def _write_batch(self) -> None:
         # They leave the queue once they are written: what fails is tried again.
         batch = [self._waiting[i] for i in range(min(len(self._waiting), self._settings.batch_rows))]
-        with self._engine.begin() as connection:
-            connection.execute(requests.insert(), [asdict(entry) for entry in batch])
+        rows = [self._row(entry) for entry in batch]
+        try:
+            self._insert(rows)
+        except DataError as error:  # one of them never can be: the others must not wait for it
+            self._insert_one_by_one(rows)
+            self._complain(error)
         for _ in batch:
             self._waiting.popleft()
-        self.written += len(batch)
+
+    def _insert(self, rows: list[dict[str, Any]]) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(requests.insert(), rows)
+        self.written += len(rows)
+
+    def _insert_one_by_one(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            try:
+                self._insert([row])
+            except DataError:
+                self.dropped += 1
+
+    def _row(self, entry: Entry) -> dict[str, Any]:
+        texts = (entry.prompt, entry.answer)
+        prompt, answer = (None if text is None else self._redact(text, entry.caller) for text in texts)
+        return asdict(replace(entry, prompt=prompt, answer=answer))
 
     def _tidy(self) -> None:
         settings = self._settings

@@ -170,6 +170,8 @@ def feedback_of(message: pb.FeedbackRequest, limits: Limits, caller: str) -> Fee
         size = len(getattr(message, field).encode())
         if size > limits.prompt_bytes:
             raise InvalidRequestError(field, f"{size} bytes are over the limit of {limits.prompt_bytes}")
+    if "\0" in message.answer + message.comment:  # which no database takes
+        raise InvalidRequestError("answer", "holds a NUL character")
     accepted = message.accepted if message.HasField("accepted") else None
     return Feedback(message.request_id, caller, accepted, message.intent, message.answer, message.comment)
 
