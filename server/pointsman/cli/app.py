@@ -15,6 +15,7 @@ from pointsman.cli.calibrate import calibrate
 from pointsman.cli.callers import callers
 from pointsman.cli.cascade import cascade
 from pointsman.cli.difficulty import difficulty
+from pointsman.cli.economics import economics
 from pointsman.cli.encoder import encoder
 from pointsman.cli.evaluate import evaluate, explain
 from pointsman.cli.intents import diff, import_, lint
@@ -36,6 +37,7 @@ app.add_typer(models, name="models")
 app.add_typer(audit, name="audit")
 app.add_typer(policy, name="policy")
 app.command()(report)
+app.command()(economics)
 app.add_typer(callers, name="callers")
 app.add_typer(base, name="base")
 app.add_typer(bundle, name="bundle")

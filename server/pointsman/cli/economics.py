@@ -1,0 +1,72 @@
+"""`pointsman economics`."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+
+def economics(
+    requests: Annotated[float, typer.Option(min=0, help="A month.")],
+    input_tokens: Annotated[float, typer.Option(min=0, help="Of a request.")],
+    output_tokens: Annotated[float, typer.Option(min=0, help="Of its answer.")],
+    input_price: Annotated[float, typer.Option(min=0, help="Per million tokens.")],
+    output_price: Annotated[float, typer.Option(min=0, help="Per million tokens.")],
+    cached_price: Annotated[
+        float | None, typer.Option(min=0, help="Per million; else as fresh ones.")
+    ] = None,
+    cached_share: Annotated[float, typer.Option(min=0, max=1, help="Of the input tokens.")] = 0.0,
+    local_share: Annotated[float, typer.Option(min=0, max=1, help="Of requests.")] = 0.8,
+    escalated_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of local answers; paid as well.")
+    ] = 0.0,
+    fixed: Annotated[float, typer.Option(min=0, help="Local cost a month: machines, people.")] = 0.0,
+    watts: Annotated[float, typer.Option(min=0, help="Power of the local machines.")] = 0.0,
+    kwh_price: Annotated[float, typer.Option(min=0)] = 0.0,
+    cloud_success: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of its answers that are right.")
+    ] = 1.0,
+    local_success: Annotated[float, typer.Option(min=0, max=1, help="The same of the local model.")] = 1.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a month costs with the cloud alone and with local models before it, and whether to do it."""
+    from pointsman.review.economics import Case, bill, sensitivity, verdict
+
+    case = Case(
+        requests=requests,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        input_price=input_price,
+        output_price=output_price,
+        cached_price=cached_price,
+        cached_share=cached_share,
+        local_share=local_share,
+        escalated_share=escalated_share,
+        fixed=fixed,
+        watts=watts,
+        kwh_price=kwh_price,
+        cloud_success=cloud_success,
+        local_success=local_success,
+    )
+    found = bill(case)
+    swings = list(sensitivity(case))
+    if as_json:
+        rows = [{"input": name, "less": less, "more": more} for name, less, more in swings]
+        derived = {"saved": found.saved, "sensitivity": rows, "verdict": verdict(case)}
+        print(json.dumps({"case": asdict(case)} | asdict(found) | derived, indent=2))
+        return
+    print(verdict(case), end="\n\n")
+    lines = {
+        "per successful task": found.per_success,
+        "the same, cloud alone": found.per_success_all_cloud,
+        "a month": found.hybrid,
+        "of that local": found.local,
+        "a month, cloud alone": found.all_cloud,
+        "break-even, requests a month": found.break_even,
+    }
+    for name, value in lines.items():
+        print(f"{name:30} {'-' if value is None else f'{value:,.6g}' if value < 1 else f'{value:,.2f}':>16}")
+    print(f"{'saved':30} {found.saved:>16.1%}\n\nsaved when an input is a fifth less, and a fifth more:")
+    for name, less, more in swings:
+        print(f"{name.replace('_', ' '):30} {less:>16.1%} {more:>10.1%}")

@@ -1,0 +1,134 @@
+"""Volumes, prices and local running costs to what a month costs, with and without local models. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+from pointsman.errors import ConfigError
+
+_HOURS_A_MONTH = 365.25 * 24 / 12
+_SWING = 0.2
+_WORTH = 0.1
+"""A saving under this part of the bill is within what the guesses are worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is assumed. Prices are per million tokens, in one currency; shares are of 1.
+
+    input_tokens, output_tokens: of a request; cached_share: of the input tokens, at the cached price
+    local_share: of requests that the local model is asked; escalated_share: of those, asked of the cloud as well
+    fixed: local cost a month whatever is asked: machines, people; watts, kwh_price: power on top
+    cloud_success, local_success: share of tasks that come out right; of escalated ones it is the cloud's
+    """
+
+    requests: float
+    input_tokens: float
+    output_tokens: float
+    input_price: float
+    output_price: float
+    cached_price: float | None = None
+    cached_share: float = 0.0
+    local_share: float = 0.8
+    escalated_share: float = 0.0
+    fixed: float = 0.0
+    watts: float = 0.0
+    kwh_price: float = 0.0
+    cloud_success: float = 1.0
+    local_success: float = 1.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None:
+                continue
+            limit = 1.0 if item.name.endswith(("share", "success")) else float("inf")
+            if not 0 <= value <= limit or value == float("inf"):
+                span = "from 0 to 1" if limit == 1 else "0 or more, and finite"
+                raise ConfigError(f"{item.name}: must be {span} (got {value})")
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a month of a case comes to. `break_even` is in requests a month; None where more of them never pay."""
+
+    all_cloud: float
+    hybrid: float
+    local: float
+    success: float
+    per_success: float | None
+    per_success_all_cloud: float | None
+    break_even: float | None
+
+    @property
+    def saved(self) -> float:
+        """Share of the all-cloud bill; negative where local models cost more than they save."""
+        return 1 - self.hybrid / self.all_cloud if self.all_cloud else 0.0
+
+
+def price_of_request(case: Case) -> float:
+    """Return what the cloud charges for one request."""
+    cached_price = case.input_price if case.cached_price is None else case.cached_price
+    cached = case.input_tokens * case.cached_share
+    fresh = case.input_tokens - cached
+    return (fresh * case.input_price + cached * cached_price + case.output_tokens * case.output_price) / 1e6
+
+
+def bill(case: Case) -> Bill:
+    """Return what a month costs with the cloud alone, and with local models before it."""
+    each = price_of_request(case)
+    kept = case.local_share * (1 - case.escalated_share)  # that no model of the cloud sees
+    local = case.fixed + case.watts / 1000 * _HOURS_A_MONTH * case.kwh_price
+    all_cloud = case.requests * each
+    hybrid = case.requests * (1 - kept) * each + local
+    success = kept * case.local_success + (1 - kept) * case.cloud_success
+    saved_each = kept * each
+    return Bill(
+        all_cloud,
+        hybrid,
+        local,
+        success,
+        hybrid / (case.requests * success) if case.requests * success else None,
+        all_cloud / (case.requests * case.cloud_success) if case.requests * case.cloud_success else None,
+        local / saved_each if saved_each else None,
+    )
+
+
+def sensitivity(case: Case) -> Iterator[tuple[str, float, float]]:
+    """Yield each input with the share saved when it is a fifth less, and a fifth more (shares up to 1)."""
+    for item in fields(case):
+        value = getattr(case, item.name)
+        if not value:
+            continue
+        most = 1.0 if item.name.endswith(("share", "success")) else float("inf")
+        less, more = (
+            replace(case, **{item.name: min(most, value * factor)}) for factor in (1 - _SWING, 1 + _SWING)
+        )
+        found = bill(less).saved, bill(more).saved
+        if abs(found[0] - found[1]) > 1e-9:
+            yield item.name, *found
+
+
+def verdict(case: Case) -> str:
+    """Return what to do, in a sentence; where local models do not pay, not to do it, and why."""
+    found = bill(case)
+    if not found.all_cloud:
+        return "Do not do this: the cloud costs nothing here."
+    if found.break_even is None:
+        return "Do not do this: no request stays with the local model."
+    if found.saved <= 0:
+        return (
+            f"Do not do this: the local models cost {found.local:,.2f} a month and save "
+            f"{found.all_cloud + found.local - found.hybrid:,.2f}; it takes {found.break_even:,.0f} requests a month to break even."
+        )
+    if _worse_per_success(found):
+        return "Do not do this: it is cheaper a month, and dearer for each task that comes out right."
+    if found.saved < _WORTH:
+        return f"Do not do this for the money: {found.saved:.1%} is within what these guesses are worth."
+    weakest = min((low for _, low, _ in sensitivity(case)), default=found.saved)
+    caution = "" if weakest > 0 else " One input a fifth off turns it into a loss."
+    return f"It saves {found.saved:.1%}, from {found.break_even:,.0f} requests a month on.{caution}"
+
+
+def _worse_per_success(found: Bill) -> bool:
+    with_local, without = found.per_success, found.per_success_all_cloud
+    return with_local is None or (without is not None and with_local > without)
