@@ -38,7 +38,7 @@ def _run(
         ["calibrate"], ["eval"], ["explain"], ["lint"], ["diff"], ["import"], ["bundle"], ["bundle", "build"],
         ["bundle", "verify"], ["bundle", "show"], ["bundle", "activate"], ["bundle", "rollback"], ["difficulty"], ["difficulty", "fit"],
         ["encoder"], ["encoder", "tune"], ["audit"], ["audit", "verify"], ["audit", "show"], ["policy"],
-        ["policy", "check"], ["policy", "try"], ["report"], ["economics"]],
+        ["policy", "check"], ["policy", "try"], ["report"], ["economics"], ["export"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_command_explains_itself(command: list[str]) -> None:

@@ -18,6 +18,11 @@ from pointsman.ledger.writer import LedgerWriter
 from pointsman.sections import Cloud, Ledger
 from pointsman.values.ledger import Entry, Feedback
 
+
+def datetime_days_ago(days: float) -> datetime:
+    return datetime.now(UTC) - timedelta(days=days)
+
+
 PRICES = Cloud(model="big", input_price=2.0, output_price=10.0, currency="EUR")
 DAY = 86400.0
 
@@ -59,7 +64,7 @@ def written(path: Path, *entries: Entry, ratings: tuple[Feedback, ...] = ()) -> 
 
 def figures(url: str, days: float = 30, prices: Cloud = PRICES, local_per_month: float = 0.0) -> Report:
     engine = database(url)
-    found = report(engine, datetime.now(UTC) - timedelta(days=days), prices, local_per_month)
+    found = report(engine, datetime_days_ago(days), prices, local_per_month)
     engine.dispose()
     return found
 

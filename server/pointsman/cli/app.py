@@ -18,6 +18,7 @@ from pointsman.cli.difficulty import difficulty
 from pointsman.cli.economics import economics
 from pointsman.cli.encoder import encoder
 from pointsman.cli.evaluate import evaluate, explain
+from pointsman.cli.export import export
 from pointsman.cli.intents import diff, import_, lint
 from pointsman.cli.options import Config
 from pointsman.cli.policy import policy
@@ -38,6 +39,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(policy, name="policy")
 app.command()(report)
 app.command()(economics)
+app.command()(export)
 app.add_typer(callers, name="callers")
 app.add_typer(base, name="base")
 app.add_typer(bundle, name="bundle")

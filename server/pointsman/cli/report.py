@@ -28,7 +28,7 @@ def report(
     from pointsman.settings import load
 
     settings = load(config)
-    url, begin = settings.ledger.url.get_secret_value(), datetime.now(UTC) - _span(since)
+    url, begin = settings.ledger.url.get_secret_value(), datetime.now(UTC) - span_of(since)
     found = report_of(url, begin, settings.cloud, local_per_month)
     if as_json:
         derived = {"cost_per_success": found.cost_per_success, "local_share": found.local_share}
@@ -37,7 +37,13 @@ def report(
         print(markdown(found), end="")
 
 
-def _span(text: str) -> timedelta:
+def span_of(text: str) -> timedelta:
+    """Return how far back an option reaches.
+
+    Raises:
+        ConfigError: it is no number with a unit.
+
+    """
     found = re.fullmatch(r"(\d{1,5})([hdw])", text)
     if not found:
         raise ConfigError(f"--since: a number with h, d or w, such as 7d (got {text!r})")

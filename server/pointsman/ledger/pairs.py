@@ -1,0 +1,77 @@
+"""Accepted answers of the ledger to examples for `pointsman train`: newer ones judge what older ones taught."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from pointsman.errors import ConfigError
+from pointsman.ledger.database import database, migrate, reason_of
+from pointsman.ledger.tables import feedback, requests
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """What was asked, and an answer that its caller accepted, or gave."""
+
+    user: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Examples, older ones to train on; no prompt stands in both."""
+
+    train: tuple[Pair, ...]
+    test: tuple[Pair, ...]
+    repeated: int
+
+
+def pairs_of(url: str, since: datetime, specialist: str = "", test_share: float = 0.2) -> Pairs:
+    """Return the pairs of a ledger that keeps text, as it was stored: redacted by the policy of its time.
+
+    A prompt that was asked again counts once, with its last answer, at the time it was first asked.
+
+    Raises:
+        ConfigError: the ledger cannot be read.
+
+    """
+    engine = database(url)
+    try:
+        migrate(engine)
+        with engine.connect() as connection:
+            found = list(_accepted(connection, since.timestamp(), specialist))
+    except (SQLAlchemyError, OSError) as error:
+        raise ConfigError(f"ledger.url: the ledger cannot be read: {reason_of(error)}") from None
+    finally:
+        engine.dispose()
+    once: dict[str, Pair] = {}
+    for pair in found:
+        once[" ".join(pair.user.split()).casefold()] = pair  # a key keeps the place where it came first
+    kept = list(once.values())
+    split = len(kept) - round(len(kept) * test_share)
+    return Pairs(tuple(kept[:split]), tuple(kept[split:]), len(found) - len(kept))
+
+
+def _accepted(connection: sa.Connection, since: float, specialist: str) -> Iterator[Pair]:
+    last = sa.select(sa.func.max(feedback.c.id)).group_by(feedback.c.request_id, feedback.c.caller)
+    same = (requests.c.request_id == feedback.c.request_id) & (requests.c.caller == feedback.c.caller)
+    wanted = (
+        sa.select(requests.c.prompt, requests.c.answer, feedback.c.accepted, feedback.c.answer.label("right"))
+        .select_from(requests.join(feedback, same))
+        .where(
+            feedback.c.id.in_(last),
+            requests.c.time >= since,
+            requests.c.method == "generate",
+            requests.c.prompt.is_not(None),
+        )
+        .order_by(requests.c.time)
+    )
+    if specialist:
+        wanted = wanted.where(requests.c.routed_to == specialist)
+    for row in connection.execute(wanted):
+        answer = row.right or (row.answer if row.accepted else "")
+        if row.prompt.strip() and answer and answer.strip():
+            yield Pair(row.prompt, answer)

@@ -1,0 +1,103 @@
+"""Accepted answers as examples."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pointsman.errors import ConfigError
+from pointsman.ledger.pairs import pairs_of
+from pointsman.ledger.writer import LedgerWriter
+from pointsman.sections import Ledger
+from pointsman.training.examples import read_examples
+from pointsman.values.ledger import Entry, Feedback
+from test_report import datetime_days_ago
+
+NOW = time.time()
+
+
+def written(path: Path, rows: "list[tuple[str, str, bool | None, str]]") -> str:
+    """Write answers (prompt, answer, accepted, corrected), a minute apart."""
+    url = f"sqlite:///{path / 'ledger.db'}"
+    writer = LedgerWriter(Ledger(url=url, flush_s=0.02))  # type: ignore[arg-type]
+    for i, (prompt, answer, accepted, right) in enumerate(rows):
+        writer.note(
+            Entry(
+                NOW - 6000 + 60 * i,
+                f"r{i}",
+                "generate",
+                "ok",
+                caller="shop",
+                routed_to=f"s{i % 2}",
+                prompt=prompt,
+                answer=answer,
+            )
+        )
+        if accepted is not None or right:
+            while writer.waiting:
+                time.sleep(0.01)
+            writer.rate(Feedback(f"r{i}", "shop", accepted, answer=right))
+    writer.close()
+    return url
+
+
+def test_accepted_and_corrected_answers_are_examples_once_each_newer_ones_for_judging(tmp_path: Path) -> None:
+    rows: list[tuple[str, str, bool | None, str]] = [
+        *((f"prompt {i}", f"answer {i}", True, "") for i in range(8)),
+        ("rejected", "bad", False, ""),
+        ("nobody said", "x", None, ""),
+        ("corrected", "bad", False, "good"),
+        ("Prompt  3", "a newer answer", True, ""),
+    ]
+    found = pairs_of(written(tmp_path, rows), datetime_days_ago(1))
+    assert [pair.user for pair in found.train] == [
+        "prompt 0",
+        "prompt 1",
+        "prompt 2",
+        "Prompt  3",
+        *(f"prompt {i}" for i in (4, 5, 6)),
+    ]
+    assert found.train[3].answer == "a newer answer"
+    assert [(pair.user, pair.answer) for pair in found.test] == [
+        ("prompt 7", "answer 7"),
+        ("corrected", "good"),
+    ]
+    assert found.repeated == 1
+
+
+def test_one_specialist_may_be_asked_for(tmp_path: Path) -> None:
+    url = written(tmp_path, [(f"prompt {i}", "a", True, "") for i in range(4)])
+    assert [pair.user for pair in pairs_of(url, datetime_days_ago(1), "s1", 0.0).train] == [
+        "prompt 1",
+        "prompt 3",
+    ]
+
+
+def test_a_ledger_that_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match=r"ledger\.url: the ledger cannot be read"):
+        pairs_of(f"sqlite:///{tmp_path / 'file' / 'ledger.db'}", datetime_days_ago(1))
+
+
+def test_the_command_writes_what_training_reads(tmp_path: Path) -> None:
+    url = written(tmp_path, [(f"prompt {i}", f"answer {i}", True, "") for i in range(10)])
+
+    def run(**settings: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "pointsman", "export", "out", "--format", "pairs", "--since", "1d"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False, env=os.environ | settings,
+        )  # fmt: skip
+
+    said = run(POINTSMAN_LEDGER__URL=url).stdout
+    assert (
+        "8 examples to out/train.jsonl, 2 newer ones to out/test.jsonl; 0 asked again were left out" in said
+    )
+    assert len(read_examples(tmp_path / "out" / "train.jsonl", "Answer.").examples) == 8
+    assert json.loads((tmp_path / "out" / "test.jsonl").read_text().splitlines()[0])["user"] == "prompt 8"
+    nothing = run(POINTSMAN_LEDGER__URL=f"sqlite:///{tmp_path / 'other.db'}")
+    assert nothing.returncode == 2
+    assert "ledger.text is off, so no prompts are kept" in nothing.stderr
