@@ -22,11 +22,13 @@ from pointsman.ledger.database import database, migrate
 from pointsman.ledger.report import report
 from pointsman.ledger.report_text import markdown
 from pointsman.ledger.tables import feedback, requests
-from pointsman.sections import Cloud
 from pointsman.values.ledger import Entry
+from pointsman.values.price import ModelPrice, PriceList
 
 ROOT = Path(__file__).parent.parent
 BATCH = 20_000
+
+PRICES = PriceList("USD", {"big": ModelPrice(2.0, 0.5, 8.0)})
 
 
 def row(number: int, draw: random.Random, now: float) -> dict:
@@ -70,9 +72,7 @@ def main() -> None:
         size = path.stat().st_size / 2**20
         for _ in range(arguments.rounds):
             begun = time.perf_counter()
-            found = report(
-                engine, datetime.now(UTC) - timedelta(days=91), Cloud(input_price=2, output_price=8)
-            )
+            found = report(engine, datetime.now(UTC) - timedelta(days=91), PRICES, "big")
             page = markdown(found)
             took.append(time.perf_counter() - begun)
         engine.dispose()

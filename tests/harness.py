@@ -106,6 +106,7 @@ class Site:
                 "cascade": self.root / "cascade.json",
                 "callers": self.root / "callers.yaml",
                 "policy": self.root / "policy.yaml",
+                "prices": self.root / "prices.yaml",
             },
             "server": {"address": "127.0.0.1:0", "metrics_address": ""},
             "engine": {"slots": 2, "restart_backoff_s": 0.05},
@@ -113,6 +114,17 @@ class Site:
         }
         merged = {key: defaults.get(key, {}) | sections.get(key, {}) for key in defaults | sections}
         return load(**merged)
+
+
+def write_prices(folder: Path, currency: str = "USD", **models: tuple[float, float, float]) -> Path:
+    """Write a price list: model to (input, cached, output); `_` in a name stands for `-`."""
+    path = folder / "prices.yaml"
+    entries = [
+        f"  - {{model: {name.replace('_', '-')}, input: {i}, cached: {c}, output: {o}, as_of: 2026-11-01}}\n"
+        for name, (i, c, o) in models.items()
+    ]
+    path.write_text(f"currency: {currency}\nmodels:\n{''.join(entries)}")
+    return path
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from harness import Cloud, Running, Site, collect, running, until
+from harness import Cloud, Running, Site, collect, running, until, write_prices
 from pointsman.client import constraints, explain
 from pointsman.settings import Settings
 from pointsman.v1 import router_pb2
@@ -28,10 +28,8 @@ async def _fails(server: Running, rules: router_pb2.Constraints = CLOUD) -> grpc
 
 async def test_a_prompt_that_no_intent_is_near_is_answered_by_the_cloud_with_its_cost(site: Site) -> None:
     with Cloud() as cloud:
-        settings = _settings(
-            site, cloud, input_price=2.0, cached_price=1.0, output_price=10.0, currency="EUR"
-        )
-        async with running(settings, engines=False) as server:
+        write_prices(site.root, "EUR", big_model=(2.0, 1.0, 10.0))
+        async with running(_settings(site, cloud), engines=False) as server:
             text, events = await collect(server.client.generate(FAR))
     assert text == "from the cloud"
     decision, done = events[0].decision, events[-1].done

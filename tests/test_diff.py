@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from builders import make_intent
-from harness import REFUND, WEATHER, write_intent
+from harness import REFUND, WEATHER, write_intent, write_prices
 from pointsman.cli import intents as commands
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Rows
@@ -417,7 +417,7 @@ def test_the_exit_status_tells_ci_what_traffic_thinks_of_the_change(repository: 
     assert "**Worse:**" in worse.stdout
     plain = _diff(
         repository, "HEAD", *given, "--json", "--fail-on", "never", "--examples", "1",
-        CLOUD__MODEL="big", CLOUD__INPUT_PRICE="1", CLOUD__OUTPUT_PRICE="2",
+        CLOUD__MODEL="big", PATHS__PRICES=str(write_prices(repository, big=(1.0, 1.0, 2.0))),
     )  # fmt: skip
     assert plain.returncode == 0
     found = json.loads(plain.stdout)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from builders import make_intent
-from harness import Site, write_intent
+from harness import Site, write_intent, write_prices
 from pointsman.cli.evaluate import evaluate as evaluate_command
 from pointsman.host.offline import load_catalog, open_workbench
 from pointsman.review import metrics
@@ -25,10 +25,10 @@ from pointsman.review.html import page
 from pointsman.review.metrics import NONE, Outcomes, Share
 from pointsman.review.price import Prices, price, prices_of, tokens_of
 from pointsman.review.traffic import Labelled
-from pointsman.sections import Cloud
 from pointsman.settings import load
 from pointsman.values.catalog import CLOUD, MID, Catalog
 from pointsman.values.decision import Evidence, Hardness
+from pointsman.values.price import ModelPrice, PriceList
 
 CATALOG = Catalog(
     intents=(
@@ -286,9 +286,10 @@ def test_free_prices_save_nothing() -> None:
 def test_without_prices_the_price_is_left_out_and_a_note_says_so() -> None:
     found = judged(*MIXED)
     assert found.price is None
-    assert any("cloud.input_price" in note for note in found.notes)
-    assert prices_of(Cloud(input_price=1.0), None, 256) is None
-    assert prices_of(Cloud(input_price=1.0, output_price=2.0), 9, 256) == Prices("USD", 1, 2, 9, 256)
+    assert any("prices.yaml" in note for note in found.notes)
+    listed = PriceList("EUR", {"big": ModelPrice(1.0, 1.0, 2.0)})
+    assert prices_of(listed, "other", None, 256) is None
+    assert prices_of(listed, "big", 9, 256) == Prices("EUR", 1, 2, 9, 256)
 
 
 def test_tokens_of_a_language_without_spaces_are_counted_by_characters() -> None:
@@ -430,9 +431,9 @@ def test_eval_prints_json_alone_where_that_is_asked_for(site: Site, run: Run) ->
     assert json.loads(run(GOOD, "--json").stdout)["prompts"] == 5
 
 
-def test_eval_prices_by_the_settings(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POINTSMAN_CLOUD__INPUT_PRICE", "2")
-    monkeypatch.setenv("POINTSMAN_CLOUD__OUTPUT_PRICE", "8")
+def test_eval_prices_by_the_price_list(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POINTSMAN_CLOUD__MODEL", "big")
+    monkeypatch.setenv("POINTSMAN_PATHS__PRICES", str(write_prices(site.root, big=(2.0, 2.0, 8.0))))
     site.fill()
     found = json.loads(run(GOOD, "--json", "--input-tokens", "1000", "--output-tokens", "500").stdout)
     assert found["price"]["all_cloud"] == pytest.approx(6)

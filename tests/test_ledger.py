@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from harness import Cloud, Site, collect, running
+from harness import Cloud, Site, collect, running, write_prices
 from pointsman.client import constraints
 from pointsman.errors import ConfigError, UnknownRequestError
 from pointsman.ledger.database import database, migrate
@@ -249,9 +249,10 @@ def test_a_wrong_url_is_a_clear_error(url: str, message: str) -> None:
 async def test_every_request_has_its_row(site: Site, sqlite: str) -> None:
     site.fill()
     (site.root / "policy.yaml").write_text("actions: {email: redact, iban: refuse}")
+    write_prices(site.root, big_model=(2.0, 2.0, 8.0))
     with Cloud(429, "ok", 500) as cloud:
         chosen = site.settings(
-            cloud=cloud.settings | {"input_price": 2.0, "output_price": 8.0, "max_retries": 1},
+            cloud=cloud.settings | {"max_retries": 1},
             ledger={"enabled": True, "url": sqlite, "flush_s": 0.02, "text": True},
         )
         async with running(chosen, engines=False) as server:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,16 @@ from pointsman.ledger.database import database
 from pointsman.ledger.report import Report, report
 from pointsman.ledger.report_text import markdown
 from pointsman.ledger.writer import LedgerWriter
-from pointsman.sections import Cloud, Ledger
+from pointsman.sections import Ledger
 from pointsman.values.ledger import Entry, Feedback
+from pointsman.values.price import LocalCosts, ModelPrice, PriceList
 
 
 def datetime_days_ago(days: float) -> datetime:
     return datetime.now(UTC) - timedelta(days=days)
 
 
-PRICES = Cloud(model="big", input_price=2.0, output_price=10.0, currency="EUR")
+PRICES = PriceList("EUR", {"big": ModelPrice(2.0, 2.0, 10.0)})
 DAY = 86400.0
 
 
@@ -62,9 +64,9 @@ def written(path: Path, *entries: Entry, ratings: tuple[Feedback, ...] = ()) -> 
     return url
 
 
-def figures(url: str, days: float = 30, prices: Cloud = PRICES, local_per_month: float = 0.0) -> Report:
+def figures(url: str, days: float = 30, prices: PriceList = PRICES) -> Report:
     engine = database(url)
-    found = report(engine, datetime_days_ago(days), prices, local_per_month)
+    found = report(engine, datetime_days_ago(days), prices, "big")
     engine.dispose()
     return found
 
@@ -90,8 +92,8 @@ def test_sums_are_those_of_the_rows(tmp_path: Path) -> None:
 
 def test_local_machines_cost_their_share_of_the_month(tmp_path: Path) -> None:
     month_old = Entry(time.time() - 15 * DAY, "old", "generate", "ok", tier="local")
-    found = figures(written(tmp_path, month_old), local_per_month=304.375)
-    assert found.cost == pytest.approx(150, rel=0.01)
+    found = figures(written(tmp_path, month_old), prices=replace(PRICES, local=LocalCosts(200, 100, 1.43)))
+    assert found.cost == pytest.approx(150, rel=0.01)  # half of 200 and 73 kWh
 
 
 def test_a_specialist_that_falls_short_is_named_with_advice(tmp_path: Path) -> None:
@@ -113,7 +115,7 @@ def test_weeks_begin_on_monday_and_rows_before_the_time_do_not_count(tmp_path: P
     ]
     url = written(tmp_path, *entries)
     engine = database(url)
-    found = report(engine, wednesday - timedelta(days=30), PRICES)
+    found = report(engine, wednesday - timedelta(days=30), PRICES, "big")
     engine.dispose()
     assert [(str(week.monday), week.answers) for week in found.weeks] == [
         ("2026-11-09", 1),
@@ -123,9 +125,25 @@ def test_weeks_begin_on_monday_and_rows_before_the_time_do_not_count(tmp_path: P
 
 
 def test_what_has_no_price_is_not_free(tmp_path: Path) -> None:
-    found = figures(written(tmp_path, cloud(1, cost=None)), prices=Cloud(model="big"))
+    found = figures(written(tmp_path, cloud(1, cost=None)), prices=PriceList())
     assert (found.cost, found.all_cloud, found.cost_per_success) == (None, None, None)
-    assert "| cost | not known: set cloud.input_price and cloud.output_price |" in markdown(found)
+    assert "| cost | not known |" in markdown(found)
+    assert "| why costs are not known | 1 answers of the cloud, and no prices" in markdown(found)
+    unlisted = figures(written(tmp_path / "2", local(1)), prices=replace(PRICES, models={}))
+    assert (unlisted.cost, unlisted.all_cloud) == (0, None)
+    assert "no price of the model 'big' (priced: none)" in markdown(unlisted)
+
+
+def test_currencies_are_not_added_up(tmp_path: Path) -> None:
+    found = figures(written(tmp_path, cloud(1), cloud(2, currency="USD")))
+    assert found.cost is None
+    assert "the ledger has costs in USD too, and prices are in EUR" in markdown(found)
+
+
+def test_what_found_no_place_is_throttled_and_nobody_s_shortfall(tmp_path: Path) -> None:
+    found = figures(written(tmp_path, local(1), *(local(2 + i, outcome="throttled") for i in range(3))))
+    assert found.throttled == pytest.approx(0.75)
+    assert (found.specialists[0].answers, found.specialists[0].short) == (1, 0)
 
 
 def test_the_command_reports_and_refuses_a_span_that_is_none(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from harness import Cloud, Running, Site, running, until
+from harness import Cloud, Running, Site, running, until, write_prices
 from pointsman import AsyncClient
+from pointsman.catalog.prices_file import read_prices
 from pointsman.client import constraints
 from pointsman.errors import BackendDownError, ConfigError
 from pointsman.generation.cloud import Cloud as Endpoint
@@ -17,7 +18,7 @@ from pointsman.host.serve import open_core
 from pointsman.settings import Settings
 from pointsman.v1 import catalog_pb2, router_pb2
 from pointsman.values.decision import Reason
-from pointsman.values.events import Done, Escalation
+from pointsman.values.events import Cost, Done, Escalation
 from pointsman.values.request import Constraints, Message, Request, Role, Sampling, Tier
 
 TO_GENERAL = "rules:\n  - {name: reports_first, when: {caller: [reports]}, to: 'specialist:general'}\n"
@@ -169,7 +170,8 @@ def _asked(**constraints: object) -> Request:
 
 async def _answers(settings: Settings, request: Request) -> list[object]:
     async with open_core(settings, engines=False) as core:
-        endpoint = await asyncio.to_thread(Endpoint, settings.cloud, "middling-model")
+        prices = await asyncio.to_thread(read_prices, settings.paths.prices)
+        endpoint = await asyncio.to_thread(Endpoint, settings.cloud, "middling-model", prices.cost)
         generator = Generator(core.answers._router, core.engines, endpoint)
         try:
             async with aclosing(generator.generate(request)) as events:
@@ -178,10 +180,10 @@ async def _answers(settings: Settings, request: Request) -> list[object]:
             await endpoint.close()
 
 
-async def test_the_mid_tier_is_another_model_of_the_same_endpoint_and_has_no_price_of_its_own(site: Site):
+async def test_the_mid_tier_is_another_model_of_the_same_endpoint_with_a_price_of_its_own(site: Site):
     with Cloud() as cloud:
-        prices = {"input_price": 2.0, "output_price": 10.0}
-        settings = _with_rules(site, cloud=cloud.settings | prices, routing={"mid": "cloud:middling-model"})
+        write_prices(site.root, big_model=(2.0, 2.0, 10.0), middling_model=(0.5, 0.5, 1.0))
+        settings = _with_rules(site, cloud=cloud.settings, routing={"mid": "cloud:middling-model"})
         events = await _answers(settings, _asked(tier=Tier.MID))
         costly = await _answers(settings, _asked(tier=Tier.CLOUD))
     assert [(asked["model"], asked["key"]) for asked in cloud.requests] == [
@@ -192,8 +194,8 @@ async def test_the_mid_tier_is_another_model_of_the_same_endpoint_and_has_no_pri
     assert (decision.tier, decision.specialist, decision.model) == (Tier.MID, None, "middling-model")
     assert isinstance(done, Done)
     assert isinstance(charged, Done)
-    assert done.cost is None
-    assert charged.cost is not None
+    assert done.cost == Cost("USD", pytest.approx((1000 * 0.5 + 500 * 1) / 1e6))
+    assert charged.cost == Cost("USD", pytest.approx((1000 * 2 + 500 * 10) / 1e6))
 
 
 async def test_a_rule_leads_to_the_mid_tier_and_the_generalist_takes_over_when_it_is_down(site: Site):

@@ -142,7 +142,6 @@ def test_an_unknown_key_of_the_file_is_refused_by_its_name(text, key):
         ("routing: {rejection: 1}\n", "routing.rejection", "1"),
         ("routing: {rejection: .nan}\n", "routing.rejection", "nan"),
         ("routing: {on_no_cloud: cloud}\n", "routing.on_no_cloud", "'cloud'"),
-        ("cloud: {currency: euro}\n", "cloud.currency", "'euro'"),
         ("log: {level: loud}\n", "log.level", "'loud'"),
         ("log: 5\n", "log", "5"),
     ],

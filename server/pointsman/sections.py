@@ -80,6 +80,9 @@ class Paths(_Section):
         Path("policy.yaml"),
         description="what may leave for the cloud, watched; without it, everything (extra `policy`)",
     )
+    prices: Path = Field(
+        Path("prices.yaml"), description="what models of the cloud charge, watched; need not exist"
+    )
     bundle: Path | None = Field(
         None, description="a bundle to serve in place of intents/, specialists/ and the files above; watched"
     )
@@ -196,12 +199,6 @@ class Cloud(_Section):
     limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="how the endpoint calls that limit; newer OpenAI models want the second"
     )
-    currency: str = Field("USD", pattern="^[A-Z]{3}$", description="of the prices, ISO 4217")
-    input_price: Annotated[float, Field(ge=0)] | None = Field(None, description="per million input tokens")
-    cached_price: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="per million cached input tokens; the input price when left out"
-    )
-    output_price: Annotated[float, Field(ge=0)] | None = Field(None, description="per million output tokens")
 
 
 class Registration(_Section):

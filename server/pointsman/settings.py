@@ -61,6 +61,13 @@ class Settings(BaseSettings):
     ledger: Ledger = Field(default_factory=Ledger)
     log: Log = Log()
 
+    @property
+    def cloud_models(self) -> tuple[str, ...]:
+        """The models of the cloud that may be asked."""
+        mid = self.routing.mid_tier
+        named = (self.cloud.model, mid.model if mid else None)
+        return tuple(dict.fromkeys(model for model in named if model))
+
     @classmethod
     def settings_customise_sources(
         cls,

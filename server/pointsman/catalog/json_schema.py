@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from pointsman.catalog.callers_file import CallersFile
 from pointsman.catalog.policy_file import PolicyFile
+from pointsman.catalog.prices_file import PricesFile
 from pointsman.catalog.rollouts import RolloutFile
 from pointsman.catalog.schema import IntentFile, RulesFile, SpecialistFile
 
@@ -18,6 +19,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "rollout": RolloutFile,
     "callers": CallersFile,
     "policy": PolicyFile,
+    "prices": PricesFile,
 }
 
 

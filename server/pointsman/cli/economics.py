@@ -2,52 +2,69 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pointsman.cli.options import Config
+from pointsman.errors import ConfigError
 
 
 def economics(
     requests: Annotated[float, typer.Option(min=0, help="A month.")],
     input_tokens: Annotated[float, typer.Option(min=0, help="Of a request.")],
     output_tokens: Annotated[float, typer.Option(min=0, help="Of its answer.")],
-    input_price: Annotated[float, typer.Option(min=0, help="Per million tokens.")],
-    output_price: Annotated[float, typer.Option(min=0, help="Per million tokens.")],
-    cached_price: Annotated[
-        float | None, typer.Option(min=0, help="Per million; else as fresh ones.")
+    model: Annotated[
+        str | None,
+        typer.Option(help="Whose prices, and local costs, prices.yaml states.", show_default=False),
     ] = None,
+    input_price: Annotated[
+        float | None, typer.Option(min=0, help="Per million tokens; in place of --model.")
+    ] = None,
+    output_price: Annotated[float | None, typer.Option(min=0, help="The same.")] = None,
+    cached_price: Annotated[float | None, typer.Option(min=0, help="The same; else as fresh ones.")] = None,
     cached_share: Annotated[float, typer.Option(min=0, max=1, help="Of the input tokens.")] = 0.0,
     local_share: Annotated[float, typer.Option(min=0, max=1, help="Of requests.")] = 0.8,
     escalated_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of local answers; paid as well.")
     ] = 0.0,
-    fixed: Annotated[float, typer.Option(min=0, help="Local cost a month: machines, people.")] = 0.0,
-    watts: Annotated[float, typer.Option(min=0, help="Power of the local machines.")] = 0.0,
-    kwh_price: Annotated[float, typer.Option(min=0)] = 0.0,
+    fixed: Annotated[float | None, typer.Option(min=0, help="Local cost a month: machines, people.")] = None,
+    watts: Annotated[float | None, typer.Option(min=0, help="Power of the local machines.")] = None,
+    kwh_price: Annotated[float | None, typer.Option(min=0)] = None,
     cloud_success: Annotated[
         float, typer.Option(min=0, max=1, help="Share of its answers that are right.")
     ] = 1.0,
     local_success: Annotated[float, typer.Option(min=0, max=1, help="The same of the local model.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: Config = None,
 ) -> None:
     """Say what a month costs with the cloud alone and with local models before it, and whether to do it."""
     from pointsman.review.economics import Case, bill, sensitivity, verdict
 
+    stated = {
+        "input_price": input_price,
+        "output_price": output_price,
+        "cached_price": cached_price,
+        "fixed": fixed,
+        "watts": watts,
+        "kwh_price": kwh_price,
+    }
+    prices = _listed(model, config) if model else {}
+    prices |= {name: value for name, value in stated.items() if value is not None}
+    for name in ("input_price", "output_price"):
+        if name not in prices:
+            raise ConfigError(f"--{name.replace('_', '-')}: needed, or --model with a price in prices.yaml")
     case = Case(
         requests=requests,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        input_price=input_price,
-        output_price=output_price,
-        cached_price=cached_price,
         cached_share=cached_share,
         local_share=local_share,
         escalated_share=escalated_share,
-        fixed=fixed,
-        watts=watts,
-        kwh_price=kwh_price,
         cloud_success=cloud_success,
         local_success=local_success,
+        **prices,
     )
     found = bill(case)
     swings = list(sensitivity(case))
@@ -70,3 +87,22 @@ def economics(
     print(f"{'saved':30} {found.saved:>16.1%}\n\nsaved when an input is a fifth less, and a fifth more:")
     for name, less, more in swings:
         print(f"{name.replace('_', ' '):30} {less:>16.1%} {more:>10.1%}")
+
+
+def _listed(model: str, config: Path | None) -> dict[str, float]:
+    from pointsman.catalog.prices_file import read_prices
+    from pointsman.settings import load
+
+    path = load(config).paths.prices
+    listed = read_prices(path)
+    price, local = listed.models.get(model), listed.local
+    if price is None:
+        raise ConfigError(f"--model: {path}: {listed.missing(model)}")
+    return {
+        "input_price": price.input,
+        "output_price": price.output,
+        "cached_price": price.cached,
+        "fixed": local.per_month,
+        "watts": local.watts,
+        "kwh_price": local.per_kwh,
+    }

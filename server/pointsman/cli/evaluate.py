@@ -113,6 +113,7 @@ def _measure(
     data: Path, input_tokens: float | None, output_tokens: float, config: Path | None
 ) -> "tuple[Evaluation, str]":
     """Return the evaluation, and which encoder it was made with."""
+    from pointsman.catalog.prices_file import read_prices
     from pointsman.host.logs import configure_logs
     from pointsman.host.offline import load_catalog, open_workbench
     from pointsman.review.evaluate import evaluate as evaluate_traffic
@@ -132,7 +133,9 @@ def _measure(
         snapshot = _snapshot(bench, catalog, learned)
         assert snapshot.matcher is not None  # noqa: S101 - the catalog has intents
         rows = bench.embed([item.text for item in traffic])
-        prices = prices_of(settings.cloud, input_tokens, output_tokens)
+        prices = prices_of(
+            read_prices(settings.paths.prices), settings.cloud.model, input_tokens, output_tokens
+        )
         measured = evaluate_traffic(traffic, rows, snapshot.matcher, snapshot.version, prices)
         encoder = f"{settings.encoder.model} ({bench.encoder_hash[:12]})"
     return replace(measured, notes=(*measured.notes, *stale)), encoder

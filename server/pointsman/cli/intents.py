@@ -319,6 +319,7 @@ def _compare(
     input_tokens: float | None,
     output_tokens: float,
 ) -> "Diff":
+    from pointsman.catalog.prices_file import read_prices
     from pointsman.review.changes import compare
     from pointsman.review.diff import Diff, diff_traffic
     from pointsman.review.price import prices_of
@@ -338,7 +339,7 @@ def _compare(
         build_snapshot(side.catalog, cache, encoder.hash, settings.routing, settings.cloud.model or None)
         for side in (before, after)
     )
-    prices = prices_of(settings.cloud, input_tokens, output_tokens)
+    prices = prices_of(read_prices(settings.paths.prices), settings.cloud.model, input_tokens, output_tokens)
     found = diff_traffic(prompts, rows, old, new, changes.renames, prices, examples)
     return Diff(before.name, after.name, changes, found)
 

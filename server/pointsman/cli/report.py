@@ -16,20 +16,18 @@ _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 def report(
     since: Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w.")] = "7d",
-    local_per_month: Annotated[
-        float, typer.Option(min=0, help="What the local machines cost a month, in cloud.currency.")
-    ] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: Config = None,
 ) -> None:
     """Say what answers cost, took and were worth, from the ledger: cost per successful task first."""
+    from pointsman.catalog.prices_file import read_prices
     from pointsman.ledger.report import report_of
     from pointsman.ledger.report_text import markdown
     from pointsman.settings import load
 
     settings = load(config)
     url, begin = settings.ledger.url.get_secret_value(), datetime.now(UTC) - span_of(since)
-    found = report_of(url, begin, settings.cloud, local_per_month)
+    found = report_of(url, begin, read_prices(settings.paths.prices), settings.cloud.model)
     if as_json:
         derived = {"cost_per_success": found.cost_per_success, "local_share": found.local_share}
         print(json.dumps(asdict(found) | derived, indent=2, default=str))

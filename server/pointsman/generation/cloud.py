@@ -1,17 +1,28 @@
 """The far backend: any OpenAI-compatible endpoint."""
 
+from collections.abc import Callable
+
 from pointsman.generation.admission import Admission
 from pointsman.generation.chat_client import ChatClient
 from pointsman.sections import Cloud as CloudSettings
 from pointsman.values.events import Cost, Usage
 
+Price = Callable[[str, Usage], Cost | None]
+"""A model and its tokens to what they cost; None where no price is known."""
+
 
 class Cloud:
     """The configured endpoint, its places and its prices. Every model on it shares the places."""
 
-    def __init__(self, settings: CloudSettings, mid_model: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: CloudSettings,
+        mid_model: str | None = None,
+        price: Price = lambda _model, _usage: None,
+    ) -> None:
         """Speak to the endpoint; `mid_model` is the model of the mid tier, if it is one of this endpoint."""
         self.settings = settings
+        self.cost = price
         self.admission = Admission("the cloud", settings.concurrency, settings.concurrency)
         self.client = self._open("the cloud", settings.model)
         self._clients = {settings.model: self.client}
@@ -26,20 +37,6 @@ class Cloud:
         """Close idle connections."""
         for client in self._clients.values():
             await client.close()
-
-    def cost(self, model: str, usage: Usage) -> Cost | None:
-        """Return what an answer cost; None without prices: those configured are of `cloud.model` alone."""
-        prices = self.settings
-        if model != prices.model or prices.input_price is None or prices.output_price is None:
-            return None
-        cached_price = prices.input_price if prices.cached_price is None else prices.cached_price
-        fresh = usage.prompt_tokens - usage.cached_tokens
-        amount = (
-            fresh * prices.input_price
-            + usage.cached_tokens * cached_price
-            + usage.completion_tokens * prices.output_price
-        )
-        return Cost(prices.currency, amount / 1e6)
 
     def _open(self, name: str, model: str) -> ChatClient:
         settings = self.settings

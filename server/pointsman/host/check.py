@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pointsman.artifacts.store import ArtifactStore, Progress
+from pointsman.catalog.prices_file import read_prices
 from pointsman.embedding.load import load_encoder
-from pointsman.errors import ArtifactError
+from pointsman.errors import ArtifactError, CatalogError
 from pointsman.generation.engine_files import fetch_and_check
 from pointsman.host.offline import file_store
 from pointsman.settings import Settings
@@ -47,6 +48,7 @@ def check_catalog(settings: Settings, *, fetch: bool) -> Report:
     mid = settings.routing.mid_tier
     if mid and mid.specialist and catalog.specialist(mid.specialist) is None:
         problems.append(f"routing.mid: no specialist {mid.specialist!r}")
+    problems += _unpriced(settings)
     if not settings.cloud.model:
         users = [intent.name for intent in catalog.intents if intent.target == CLOUD]
         if users:
@@ -57,6 +59,20 @@ def check_catalog(settings: Settings, *, fetch: bool) -> Report:
         if len(intent.exemplars) < 5
     ]
     return Report(tuple(problems), tuple(notes), _summary(catalog, len(problems)))
+
+
+def _unpriced(settings: Settings) -> Iterator[str]:
+    path = settings.paths.prices
+    if not path.exists():
+        return
+    try:
+        prices = read_prices(path)
+    except CatalogError as error:
+        yield from map(str, error.problems)
+        return
+    for model in settings.cloud_models:
+        if model not in prices.models:
+            yield f"{path}: {prices.missing(model)}"
 
 
 def pull_models(settings: Settings, progress: Progress) -> Iterator[str]:

@@ -22,6 +22,7 @@ from pointsman.host.catalog_manager import CatalogManager, SnapshotBuilder
 from pointsman.host.folder_store import FolderStore
 from pointsman.host.known_callers import KnownCallers
 from pointsman.host.policy_source import PolicySource
+from pointsman.host.price_source import PriceSource
 from pointsman.ledger.audit import AuditLog
 from pointsman.ledger.auditor import Auditor
 from pointsman.ledger.metrics import Metrics
@@ -46,6 +47,7 @@ class Core:
     engines: EnginePool
     metrics: Metrics
     policy: PolicySource
+    prices: PriceSource
     auditor: Auditor
 
 
@@ -71,11 +73,12 @@ async def open_core(
         builder = SnapshotBuilder(settings, EmbeddingCache(encoder, settings.paths.cache), encoder.hash)
         ending.push_async_callback(asyncio.to_thread, builder.close)
         cloud = None
+        prices = await asyncio.to_thread(PriceSource, settings.paths.prices, settings.cloud_models)
         if settings.cloud.model:
             mid = settings.routing.mid_tier
-            cloud = await asyncio.to_thread(
-                Cloud, settings.cloud, mid.model if mid else None
-            )  # reads the CA files
+            cloud = await asyncio.to_thread(  # reads the CA files
+                Cloud, settings.cloud, mid.model if mid else None, prices.cost
+            )
             ending.push_async_callback(cloud.close)
         tasks = await ending.enter_async_context(asyncio.TaskGroup())
         metrics = Metrics()
@@ -130,6 +133,7 @@ async def open_core(
             pool,
             metrics,
             policy,
+            prices,
             auditor,
         )
 
@@ -180,6 +184,7 @@ async def serve(
                 tasks.create_task(core.catalogs.watch(stop), name="watch")
                 tasks.create_task(callers.watch(stop), name="callers")
                 tasks.create_task(core.policy.watch(stop), name="policy")
+                tasks.create_task(core.prices.watch(stop), name="prices")
                 await stop.wait()
                 _log.info("server.draining", grace_s=settings.server.grace_s)
                 cut = await server.drain(settings.server.grace_s)

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 
+from pointsman.errors import OverloadedError, PointsmanError, PolicyError
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Shortfall
 from pointsman.values.ledger import Entry
@@ -54,6 +55,13 @@ def outcome_of(decision: Decision | None, done: Done) -> str:
     if done.shortfall is not None:
         return "invalid" if done.shortfall is Shortfall.INVALID else "flagged"
     return "escalated" if decision is not None and decision.reason is Reason.ESCALATED else "ok"
+
+
+def failed_as(error: PointsmanError) -> str:
+    """Return how a request came out that was not answered."""
+    if isinstance(error, PolicyError):
+        return "refused"
+    return "throttled" if isinstance(error, OverloadedError) else "failed"
 
 
 def _with_decision(entry: Entry, decision: Decision) -> Entry:

@@ -17,7 +17,7 @@ from pointsman.errors import (
 )
 from pointsman.generation.generator import Generator
 from pointsman.ledger.auditor import Auditor
-from pointsman.ledger.entries import Story, outcome_of
+from pointsman.ledger.entries import Story, failed_as, outcome_of
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.shortfalls import FINE, Shortfalls
 from pointsman.ledger.writer import LedgerWriter
@@ -66,7 +66,7 @@ class Recorder:
             error.noted = True
             if isinstance(error, PolicyError):
                 self._auditor.ended(request, None, "refused", error.found)
-            self._keep(story, "refused" if isinstance(error, PolicyError) else "failed")
+            self._keep(story, failed_as(error))
             _log.warning("route.failed", **self._subject(request), error=str(error))
             raise
         # Noted once the reply is on its way: the ledger is not on the path of a request.
@@ -103,9 +103,9 @@ class Recorder:
                             story.said += event.text if self._log_text else ""
                     yield event
         except PointsmanError as error:
-            outcome = "failed"
+            outcome = failed_as(error)
             if isinstance(error, PolicyError):
-                outcome, found = "refused", error.found
+                found = error.found
             local.fail(error)
             error.noted = True
             _log.warning(

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pointsman.errors import ConfigError
 from pointsman.ledger.database import database, migrate, reason_of
 from pointsman.ledger.tables import feedback, requests
-from pointsman.sections import Cloud
+from pointsman.values.price import PriceList
 
 FALLS_SHORT_ABOVE = 0.05
 """Share of a specialist's answers above which something should be done (mission, row B5)."""
@@ -75,14 +75,15 @@ class Week:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Figures of `Generate` since a moment. Costs are in `currency`; None where no price is known.
+    """Figures of `Generate` since a moment. Costs are in `currency`; None where `unpriced` says why.
 
     cost: of the cloud, and of the local machines for this time
-    all_cloud: what the same tokens would have cost on the cloud
+    all_cloud: what the same tokens would have cost on the cloud's model
     successes: answers that ended well and that no caller rejected
     rated, accepted: answers that a caller rated last, and those it accepted
     output_share: of all tokens
     retried: share of answers for which the cloud was asked again
+    throttled: share of requests that found no place: a full queue, or a cloud that wanted fewer
     """
 
     since: datetime
@@ -90,11 +91,13 @@ class Report:
     currency: str
     cost: float | None
     all_cloud: float | None
+    unpriced: str
     successes: int
     rated: int
     accepted: int
     output_share: float
     retried: float
+    throttled: float
     outcomes: dict[str, int]
     tiers: tuple[TierFigures, ...]
     specialists: tuple[SpecialistFigures, ...]
@@ -111,7 +114,7 @@ class Report:
         return sum(tier.share for tier in self.tiers if tier.tier == "local")
 
 
-def report_of(url: str, since: datetime, prices: Cloud, local_per_month: float = 0.0) -> Report:
+def report_of(url: str, since: datetime, prices: PriceList, model: str) -> Report:
     """Report on the ledger at a URL.
 
     Raises:
@@ -121,15 +124,15 @@ def report_of(url: str, since: datetime, prices: Cloud, local_per_month: float =
     engine = database(url)
     try:
         migrate(engine)
-        return report(engine, since, prices, local_per_month)
+        return report(engine, since, prices, model)
     except (SQLAlchemyError, OSError) as error:
         raise ConfigError(f"ledger.url: the ledger cannot be read: {reason_of(error)}") from None
     finally:
         engine.dispose()
 
 
-def report(engine: sa.Engine, since: datetime, prices: Cloud, local_per_month: float = 0.0) -> Report:
-    """Read the rows since a moment (aware), and sum them up.
+def report(engine: sa.Engine, since: datetime, prices: PriceList, model: str) -> Report:
+    """Read the rows since a moment (aware), and sum them up; `model` would answer if the cloud answered all.
 
     Raises:
         SQLAlchemyError: the ledger cannot be read.
@@ -138,34 +141,54 @@ def report(engine: sa.Engine, since: datetime, prices: Cloud, local_per_month: f
     with engine.connect() as connection:
         columns = _read(connection, since.timestamp())
         ratings = _ratings(connection, since.timestamp())
+        currencies = _currencies(connection, since.timestamp())
     count = len(columns["time"])
     outcome, tier = columns["outcome"], columns["tier"]
     prompt, cached, output = (
-        columns[name] for name in ("prompt_tokens", "cached_tokens", "completion_tokens")
+        float(np.nansum(columns[name])) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")
     )
     good = _any_of(outcome, _GOOD)
     rejected = sum(not accepted for how, accepted in ratings if how in _GOOD)
     seconds = datetime.now(UTC).timestamp() - max(since.timestamp(), columns["time"].min()) if count else 0.0
-    known = np.nansum(columns["cost"])
-    unpriced = bool(((tier == "cloud") & good & np.isnan(columns["cost"])).any())
-    cost = None if unpriced else float(known) + local_per_month * seconds / _MONTH_S
-    tokens = float(np.nansum(prompt) + np.nansum(output))
+    charged = float(np.nansum(columns["cost"]))
+    unpriced = _unpriced(
+        int(((tier == "cloud") & good & np.isnan(columns["cost"])).sum()), currencies, prices
+    )
+    price = prices.models.get(model)
     return Report(
         since=since,
         answers=count,
         currency=prices.currency,
-        cost=cost,
-        all_cloud=_all_cloud(prompt, cached, output, prices),
+        cost=None if unpriced else charged + prices.local.monthly * seconds / _MONTH_S,
+        all_cloud=price.amount(prompt, cached, output) if price else None,
+        unpriced=unpriced or ("" if price else prices.missing(model)),
         successes=int(good.sum()) - rejected,
         rated=len(ratings),
         accepted=sum(accepted for _, accepted in ratings),
-        output_share=float(np.nansum(output)) / tokens if tokens else 0.0,
+        output_share=output / (prompt + output) if prompt + output else 0.0,
         retried=float((np.nan_to_num(columns["retries"]) > 0).mean()) if count else 0.0,
+        throttled=float((outcome == "throttled").mean()) if count else 0.0,
         outcomes=dict(Counter(outcome)),
         tiers=tuple(_tier(name, columns) for name in ("local", "mid", "cloud") if (tier == name).any()),
         specialists=_specialists(columns),
         weeks=_weeks(columns),
     )
+
+
+def _unpriced(rows: int, currencies: set[str], prices: PriceList) -> str:
+    """Return why costs cannot be summed; empty where they can."""
+    if rows and not prices.models:
+        return f"{rows:,} answers of the cloud, and no prices"
+    if others := sorted(currencies - {prices.currency}):
+        return f"the ledger has costs in {', '.join(others)} too, and prices are in {prices.currency}"
+    return f"{rows:,} answers of the cloud were given while their model had no price" if rows else ""
+
+
+def _currencies(connection: sa.Connection, since: float) -> set[str]:
+    wanted = (
+        sa.select(requests.c.currency).distinct().where(requests.c.time >= since, requests.c.currency != "")
+    )
+    return set(connection.scalars(wanted))
 
 
 def _read(connection: sa.Connection, since: float) -> dict[str, Any]:
@@ -207,20 +230,6 @@ def _any_of(values: Any, names: Sequence[str]) -> NDArray[np.bool_]:
     return found
 
 
-def _all_cloud(prompt: Numbers, cached: Numbers, output: Numbers, prices: Cloud) -> float | None:
-    if prices.input_price is None or prices.output_price is None:
-        return None
-    cached_price = prices.input_price if prices.cached_price is None else prices.cached_price
-    total_cached = float(np.nansum(cached))
-    fresh = float(np.nansum(prompt)) - total_cached
-    priced = (
-        fresh * prices.input_price
-        + total_cached * cached_price
-        + float(np.nansum(output)) * prices.output_price
-    )
-    return priced / 1e6
-
-
 def _tier(name: str, columns: dict[str, Any]) -> TierFigures:
     here = columns["tier"] == name
     output = columns["completion_tokens"][here]
@@ -243,7 +252,7 @@ def _latency(values: Numbers) -> Latency:
 
 def _specialists(columns: dict[str, Any]) -> tuple[SpecialistFigures, ...]:
     figures = []
-    judged = ~_any_of(columns["outcome"], ("cancelled", "refused"))
+    judged = ~_any_of(columns["outcome"], ("cancelled", "refused", "throttled"))
     for name in sorted(set(columns["routed_to"]) - {""}):
         here = (columns["routed_to"] == name) & judged
         short = here & (columns["outcome"] != "ok")

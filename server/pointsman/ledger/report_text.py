@@ -61,6 +61,8 @@ def _headlines(report: Report) -> Iterator[tuple[str, str]]:
     yield "cost per request", _money(report, each)
     yield "cost", _money(report, report.cost)
     yield "the same tokens on the cloud alone", _money(report, report.all_cloud)
+    if report.unpriced:
+        yield "why costs are not known", report.unpriced
     if report.cost is not None and report.all_cloud:
         yield "saved", f"{1 - report.cost / report.all_cloud:.1%}"
     rated = (
@@ -69,15 +71,12 @@ def _headlines(report: Report) -> Iterator[tuple[str, str]]:
     yield "local share", f"{report.local_share:.1%}; {rated}"
     yield "output tokens", f"{report.output_share:.1%} of all"
     yield "cloud asked again", f"{report.retried:.1%} of answers"
+    yield "throttled", f"{report.throttled:.1%} of requests"
     yield "outcomes", ", ".join(f"{name} {count:,}" for name, count in sorted(report.outcomes.items()))
 
 
 def _money(report: Report, amount: float | None) -> str:
-    return (
-        "not known: set cloud.input_price and cloud.output_price"
-        if amount is None
-        else f"{report.currency} {amount:,.6f}"
-    )
+    return "not known" if amount is None else f"{report.currency} {amount:,.6f}"
 
 
 def _advice(answers: int, share: float) -> str:

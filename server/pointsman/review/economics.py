@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 from pointsman.errors import ConfigError
+from pointsman.values.price import LocalCosts, ModelPrice
 
-_HOURS_A_MONTH = 365.25 * 24 / 12
 _SWING = 0.2
 _WORTH = 0.1
 """A saving under this part of the bill is within what the guesses are worth."""
@@ -68,16 +68,15 @@ class Bill:
 def price_of_request(case: Case) -> float:
     """Return what the cloud charges for one request."""
     cached_price = case.input_price if case.cached_price is None else case.cached_price
-    cached = case.input_tokens * case.cached_share
-    fresh = case.input_tokens - cached
-    return (fresh * case.input_price + cached * cached_price + case.output_tokens * case.output_price) / 1e6
+    charged = ModelPrice(case.input_price, cached_price, case.output_price)
+    return charged.amount(case.input_tokens, case.input_tokens * case.cached_share, case.output_tokens)
 
 
 def bill(case: Case) -> Bill:
     """Return what a month costs with the cloud alone, and with local models before it."""
     each = price_of_request(case)
     kept = case.local_share * (1 - case.escalated_share)  # that no model of the cloud sees
-    local = case.fixed + case.watts / 1000 * _HOURS_A_MONTH * case.kwh_price
+    local = LocalCosts(case.fixed, case.watts, case.kwh_price).monthly
     all_cloud = case.requests * each
     hybrid = case.requests * (1 - kept) * each + local
     success = kept * case.local_success + (1 - kept) * case.cloud_success

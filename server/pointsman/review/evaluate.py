@@ -250,4 +250,4 @@ def _notes(judged: Sequence[Judged], catalog: Catalog, *, priced: bool) -> Itera
     if any(intent.target == MID for intent in catalog.intents):
         yield "What the middle tier answers is counted, and priced, as if the cloud did."
     if not priced:
-        yield "No prices are configured (cloud.input_price, cloud.output_price): cost is left out."
+        yield "No price of the cloud's model is known (prices.yaml): cost is left out."

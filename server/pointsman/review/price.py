@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pointsman.review.metrics import Flags
-from pointsman.sections import Cloud
+from pointsman.values.price import PriceList
 
 DEFAULT_OUTPUT_TOKENS = 256
 TOKENS_PER_WORD = 1.3
@@ -58,11 +58,14 @@ class Price:
         )
 
 
-def prices_of(cloud: Cloud, input_tokens: float | None, output_tokens: float) -> Prices | None:
-    """Return the prices of the settings; None when one of both is missing."""
-    if cloud.input_price is None or cloud.output_price is None:
+def prices_of(
+    listed: PriceList, model: str, input_tokens: float | None, output_tokens: float
+) -> Prices | None:
+    """Return the prices of a model; None where it has none."""
+    found = listed.models.get(model)
+    if found is None:
         return None
-    return Prices(cloud.currency, cloud.input_price, cloud.output_price, input_tokens, output_tokens)
+    return Prices(listed.currency, found.input, found.output, input_tokens, output_tokens)
 
 
 def tokens_of(text: str) -> float:

@@ -10,7 +10,7 @@ class Entry:
     time: Unix seconds at which it came
     method: `route` or `generate`
     outcome: `ok`, `escalated`, `flagged` (stands, and looks wrong), `invalid` (stands, and breaks its format),
-        `cancelled`, `failed` or `refused`
+        `cancelled`, `throttled` (found no place), `failed` or `refused`
     routed_to: the specialist of the first decision; an escalation leaves `specialist` empty
     retries: times that the cloud was asked again
     cost: in `currency`, ISO 4217; None where no price is known
