@@ -72,7 +72,8 @@ def main() -> None:
         size = path.stat().st_size / 2**20
         for _ in range(arguments.rounds):
             begun = time.perf_counter()
-            found = report(engine, datetime.now(UTC) - timedelta(days=91), PRICES, "big")
+            with engine.connect() as connection:
+                found = report(connection, datetime.now(UTC) - timedelta(days=91), PRICES, "big")
             page = markdown(found)
             took.append(time.perf_counter() - begun)
         engine.dispose()

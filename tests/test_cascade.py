@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from pointsman.errors import BackendDownError, DeadlineError
 from pointsman.generation.backend import Question
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.generator import Generator
+from pointsman.generation.shadows import Shadows
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.recorder import Recorder
 from pointsman.ledger.shortfalls import Shortfalls
@@ -128,6 +129,8 @@ async def generator(
     settings: CascadeSettings = SETTINGS,
     rules: tuple[Rule, ...] = (),
     reason: Reason = Reason.INTENT_MATCH,
+    shadows: Callable[[Cloud], Shadows] | None = None,
+    gate: Gate | None = None,
     **fields: Any,
 ) -> Generator:
     specialist = make_specialist(
@@ -144,11 +147,13 @@ async def generator(
     snapshot = snapshot_type(setup, (), None)
     decision = Decision(Tier.LOCAL, "support", reason, "Near.", Evidence(), "v", "m")
     router: Any = Router(Route(Routed(decision, RouteTimings()), snapshot, Request(())))
+    router.gate = gate or router.gate
     pool: Any = local
     cloud = None
     if endpoint:  # reads the CA files
         cloud = await asyncio.to_thread(Cloud, CloudSettings(**(endpoint.settings | {"max_retries": 0})))
-    return Generator(router, pool, cloud, settings)
+    beside = shadows(cloud) if shadows and cloud else None
+    return Generator(router, pool, cloud, settings, shadows=beside)
 
 
 def asked(text: str = "my parcel is lost", *, hold_back: bool = False, **constraints: Any) -> Request:

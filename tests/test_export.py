@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from builders import make_specialist
 from pointsman.errors import ConfigError
 from pointsman.ledger.pairs import pairs_of
 from pointsman.ledger.writer import LedgerWriter
+from pointsman.review.cascade import LabelledAnswer, read_answers
+from pointsman.review.outcome_file import read_outcomes
 from pointsman.sections import Ledger
 from pointsman.training.examples import read_examples
-from pointsman.values.ledger import Entry, Feedback
-from test_report import datetime_days_ago
+from pointsman.values.catalog import Catalog
+from pointsman.values.ledger import Comparison, Entry, Feedback
+from test_report import compared, datetime_days_ago, local
+from test_report import written as write_rows
 
 NOW = time.time()
 
@@ -101,3 +106,36 @@ def test_the_command_writes_what_training_reads(tmp_path: Path) -> None:
     nothing = run(POINTSMAN_LEDGER__URL=f"sqlite:///{tmp_path / 'other.db'}")
     assert nothing.returncode == 2
     assert "ledger.text is off, so no prompts are kept" in nothing.stderr
+
+
+def test_comparisons_are_labels_of_the_difficulty_and_cascade_models(tmp_path: Path) -> None:
+    support = make_specialist("support")
+    rows: list[Entry | Comparison] = []
+    for i in range(6):
+        more = {"prompt": f"where is parcel {i}", "answer": f"It is at {i}."} if i else {}
+        rows += [
+            local(i, intent="parcel", **more),
+            compared(i, agrees=i % 2 == 0, answers_hash=support.answers_hash),
+        ]
+    rows.append(compared(99, agrees=True))  # its request is gone
+    url = write_rows(tmp_path, *rows)
+
+    def run(kind: str, *more: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "pointsman", "export", "out", "--format", kind, *more], cwd=tmp_path,
+            capture_output=True, text=True, timeout=90, check=False, env=os.environ | {"POINTSMAN_LEDGER__URL": url},
+        )  # fmt: skip
+
+    assert "5 lines to out/outcomes.jsonl" in run("outcomes").stdout
+    outcomes = read_outcomes(tmp_path / "out" / "outcomes.jsonl")
+    assert [(o.text, o.local, o.cloud, o.topic) for o in outcomes] == [
+        (f"where is parcel {i}", float(i % 2 == 0), 1.0, "parcel") for i in range(1, 6)
+    ]
+    assert "5 lines to out/answers.jsonl" in run("answers", "--specialist", "support").stdout
+    answers = read_answers(tmp_path / "out" / "answers.jsonl", Catalog(specialists=(support,)))
+    assert answers[0] == LabelledAnswer(
+        "support", "where is parcel 1", "It is at 1.", (-0.1, -0.2), False, False, support.answers_hash
+    )
+    none = run("answers", "--specialist", "sql")
+    assert none.returncode == 2
+    assert "no answers that were compared" in none.stderr

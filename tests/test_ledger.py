@@ -106,7 +106,7 @@ def postgres(postgres_server: str) -> Iterator[str]:
     yield postgres_server
     engine = database(postgres_server)
     with engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE IF EXISTS requests, feedback, alembic_version"))
+        connection.execute(sa.text("DROP TABLE IF EXISTS requests, feedback, comparisons, alembic_version"))
     engine.dispose()
 
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from pointsman.ledger.database import database
-from pointsman.ledger.report import Report, report
+from pointsman.ledger.report import Report, report_of
 from pointsman.ledger.report_text import markdown
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.sections import Ledger
-from pointsman.values.ledger import Entry, Feedback
+from pointsman.values.ledger import Comparison, Entry, Feedback
 from pointsman.values.price import LocalCosts, ModelPrice, PriceList
 
 
@@ -49,7 +48,16 @@ def cloud(i: int, **more: Any) -> Entry:
     return local(i, **(fields | more))
 
 
-def written(path: Path, *entries: Entry, ratings: tuple[Feedback, ...] = ()) -> str:
+def compared(i: int, *, agrees: bool, **more: Any) -> Comparison:
+    fields: dict[str, Any] = {
+        "time": time.time(), "request_id": f"l{i}", "caller": "shop", "specialist": "support", "model": "big",
+        "method": "exact", "score": float(agrees), "agrees": agrees, "cost": 0.02, "currency": "EUR",
+        "answers_hash": "h", "cut": False, "logprobs": "[-0.1, -0.2]", "answer": "what the cloud said",
+    }  # fmt: skip
+    return Comparison(**(fields | more))
+
+
+def written(path: Path, *entries: Entry | Comparison, ratings: tuple[Feedback, ...] = ()) -> str:
     url = f"sqlite:///{path / 'ledger.db'}"
     writer = LedgerWriter(Ledger(url=url, flush_s=0.02))  # type: ignore[arg-type]
     for entry in entries:
@@ -65,10 +73,7 @@ def written(path: Path, *entries: Entry, ratings: tuple[Feedback, ...] = ()) -> 
 
 
 def figures(url: str, days: float = 30, prices: PriceList = PRICES) -> Report:
-    engine = database(url)
-    found = report(engine, datetime_days_ago(days), prices, "big")
-    engine.dispose()
-    return found
+    return report_of(url, datetime_days_ago(days), prices, "big")
 
 
 def test_sums_are_those_of_the_rows(tmp_path: Path) -> None:
@@ -104,7 +109,7 @@ def test_a_specialist_that_falls_short_is_named_with_advice(tmp_path: Path) -> N
     found = figures(written(tmp_path, *short, *others))
     (support,) = found.specialists
     assert (support.answers, support.short) == (100, 8)
-    assert "| support | 100 | 8.0% | train it" in markdown(found)
+    assert "| support | 100 | 8.0% | - | train it" in markdown(found)
 
 
 def test_weeks_begin_on_monday_and_rows_before_the_time_do_not_count(tmp_path: Path) -> None:
@@ -114,9 +119,7 @@ def test_weeks_begin_on_monday_and_rows_before_the_time_do_not_count(tmp_path: P
         for days, tier in ((-7, "cloud"), (0, "cloud"), (1, "local"), (4, "local"), (-900, "cloud"))
     ]
     url = written(tmp_path, *entries)
-    engine = database(url)
-    found = report(engine, wednesday - timedelta(days=30), PRICES, "big")
-    engine.dispose()
+    found = report_of(url, wednesday - timedelta(days=30), PRICES, "big")
     assert [(str(week.monday), week.answers) for week in found.weeks] == [
         ("2026-11-09", 1),
         ("2026-11-16", 3),
@@ -138,6 +141,16 @@ def test_currencies_are_not_added_up(tmp_path: Path) -> None:
     found = figures(written(tmp_path, cloud(1), cloud(2, currency="USD")))
     assert found.cost is None
     assert "the ledger has costs in USD too, and prices are in EUR" in markdown(found)
+
+
+def test_what_comparisons_cost_counts_and_what_they_say_is_told(tmp_path: Path) -> None:
+    entries = [*(local(i) for i in range(4)), *(compared(i, agrees=i > 0) for i in range(4))]
+    found = figures(written(tmp_path, *entries))
+    assert (found.compared, found.agreed, found.specialists[0].agreed) == (4, 3, 3)
+    assert found.cost == pytest.approx(0.08)
+    page = markdown(found)
+    assert "the same | 3 of 4 (75.0%), for EUR 0.080000 |" in page
+    assert "| support | 4 | 0.0% | 3 of 4 | few answers |" in page
 
 
 def test_what_found_no_place_is_throttled_and_nobody_s_shortfall(tmp_path: Path) -> None:

@@ -231,6 +231,23 @@ class Cascade(_Section):
     alert_least: Count = Field(50, description="answers under which no share is reported")
 
 
+class Shadow(_Section):
+    """Local answers that the cloud is asked for as well, in the background, to learn how good they are."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="of local answers that may leave")
+    per_minute: Count = Field(6, description="most that are asked in a minute")
+    budget_per_day: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="most that they cost in a day of UTC, in the currency of prices.yaml"
+    )
+    free_text: Literal["similarity", "judge"] = Field(
+        "similarity",
+        description="how answers without a stated format are compared: by embedding, or by asking the cloud",
+    )
+    similar: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.8, description="cosine from which two free texts agree"
+    )
+
+
 def ledger_url() -> SecretStr:
     """Return where the ledger is kept unless a setting says otherwise."""
     return SecretStr(f"sqlite:///{platformdirs.user_data_path('pointsman') / 'ledger.db'}")

@@ -32,6 +32,7 @@ from pointsman.sections import (
     Registration,
     Routing,
     Server,
+    Shadow,
 )
 
 PREFIX = "POINTSMAN_"
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
     engine: Engine = Field(default_factory=Engine)
     cloud: Cloud = Cloud()
     cascade: Cascade = Cascade()
+    shadow: Shadow = Shadow()
     audit: Audit = Audit()
     ledger: Ledger = Field(default_factory=Ledger)
     log: Log = Log()
@@ -111,6 +113,10 @@ def load(config: Path | None = None, **sections: Any) -> Settings:
     if settings.routing.mid.startswith("cloud:") and not settings.cloud.model:
         raise ConfigError(
             f"settings: routing.mid is {settings.routing.mid!r}, but no cloud is configured; set cloud.model"
+        )
+    if settings.shadow.share and not settings.ledger.enabled:
+        raise ConfigError(
+            f"settings: shadow.share is {settings.shadow.share}, but no ledger keeps what comes of it; set ledger.enabled"
         )
     return settings
 

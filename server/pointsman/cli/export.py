@@ -1,10 +1,11 @@
 """`pointsman export`."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,29 +15,51 @@ from pointsman.errors import ConfigError
 
 
 def export(
-    out: Annotated[Path, typer.Argument(help="Folder for train.jsonl and test.jsonl.", show_default=False)],
-    kind: Annotated[Literal["pairs"], typer.Option("--format", help="What to export.")] = "pairs",
+    out: Annotated[Path, typer.Argument(help="Folder for the files.", show_default=False)],
+    kind: Annotated[
+        Literal["pairs", "outcomes", "answers"],
+        typer.Option(
+            "--format",
+            help="pairs: accepted answers, for `train`; outcomes, answers: what the cloud said of local answers, "
+            "for `difficulty` and `cascade fit`.",
+        ),
+    ] = "pairs",
     since: Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w.")] = "30d",
     specialist: Annotated[str, typer.Option(help="Only what was routed to this one.")] = "",
-    test_share: Annotated[float, typer.Option(min=0, max=0.9, help="Newest share, for judging.")] = 0.2,
+    test_share: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Of pairs: newest share, for judging.")
+    ] = 0.2,
     config: Config = None,
 ) -> None:
-    """Write answers that their callers accepted, or corrected, as examples for `pointsman train`."""
-    from pointsman.artifacts.whole_file import whole_file
+    """Write what the ledger has to learn from: to train specialists, and to judge prompts and answers by."""
+    from pointsman.ledger.labels import answers_of, outcomes_of
     from pointsman.ledger.pairs import pairs_of
     from pointsman.settings import load
 
-    del kind  # the only one so far
     settings = load(config).ledger
-    begin = datetime.now(UTC) - span_of(since)
-    pairs = pairs_of(settings.url.get_secret_value(), begin, specialist, test_share)
+    url, begin = settings.url.get_secret_value(), datetime.now(UTC) - span_of(since)
+    advice = "" if settings.text else "; ledger.text is off, so no prompts are kept"
+    if kind != "pairs":
+        rows = (outcomes_of if kind == "outcomes" else answers_of)(url, begin, specialist)
+        if not rows:
+            message = f"no answers that were compared with the cloud's since {begin:%Y-%m-%d}{advice}"
+            raise ConfigError(message + ("" if advice else "; see shadow.share"))
+        _write(out / f"{kind}.jsonl", rows)
+        print(f"{len(rows)} lines to {out / f'{kind}.jsonl'}")
+        return
+    pairs = pairs_of(url, begin, specialist, test_share)
     if not pairs.train:
-        advice = "" if settings.text else "; ledger.text is off, so no prompts are kept"
         raise ConfigError(f"no accepted answers with their text since {begin:%Y-%m-%d}{advice}")
-    for name, rows in (("train", pairs.train), ("test", pairs.test)):
-        with whole_file(out / f"{name}.jsonl") as file:
-            file.writelines(json.dumps(asdict(row), ensure_ascii=False).encode() + b"\n" for row in rows)
+    for name, examples in (("train", pairs.train), ("test", pairs.test)):
+        _write(out / f"{name}.jsonl", [asdict(example) for example in examples])
     print(
         f"{len(pairs.train)} examples to {out / 'train.jsonl'}, {len(pairs.test)} newer ones to {out / 'test.jsonl'}; "
         f"{pairs.repeated} asked again were left out"
     )
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    from pointsman.artifacts.whole_file import whole_file
+
+    with whole_file(path) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)

@@ -1,7 +1,7 @@
 """The state of one answer: what its caller has been told so far."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pointsman.generation.cascade import FINE, Verdict
 from pointsman.generation.prompt import constraint_of
@@ -17,6 +17,7 @@ class Answer:
     """Of one request. `said` is the text that stands with the caller; `finished` is how its source ended.
 
     versions: of specialists that were asked, by the specialist's name
+    drawn: whether it is one of those that the cloud is asked as well; logprobs: then of its local tokens
     """
 
     request: Request
@@ -30,11 +31,18 @@ class Answer:
     confidence: float | None = None
     shortfall: Shortfall | None = None
     versions: dict[str, Specialist] = field(default_factory=dict)
+    drawn: bool = False
+    logprobs: list[float | None] = field(default_factory=list)
     _logprob: float | None = None
 
     def elapsed_ms(self) -> float:
         """Return the time since the request came."""
         return (time.perf_counter() - self.arrived) * 1e3
+
+    def aside(self) -> "Answer":
+        """Return another answer to the same request, which its caller does not wait for."""
+        first = self.route.routed.decision
+        return Answer(replace(self.request, budget_s=None), self.route, first, time.perf_counter())
 
     def left_s(self) -> float | None:
         """Return the time until the caller's deadline; None without one."""

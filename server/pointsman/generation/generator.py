@@ -1,7 +1,7 @@
 """A request to events: decision, tokens, perhaps an escalation, done."""
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -18,12 +18,14 @@ from pointsman.errors import (
     PolicyError,
 )
 from pointsman.generation.answer import Answer, Draft, Options, broken_off, can_repair, common_prefix, gap
-from pointsman.generation.backend import Question, Stream
+from pointsman.generation.backend import Stream
 from pointsman.generation.cascade import FINE, Verdict, Watch
 from pointsman.generation.cloud import Cloud
+from pointsman.generation.egress import Egress, Leaving
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.generation.normalise import Normaliser
 from pointsman.generation.prompt import cloud_question, escalated_question, local_question
+from pointsman.generation.shadows import Shadows
 from pointsman.generation.trials import Trials
 from pointsman.policy.rules import rule
 from pointsman.router.router import Route, Router
@@ -40,12 +42,9 @@ from pointsman.values.events import (
     Shortfall,
     Token,
 )
-from pointsman.values.policy import Screening
-from pointsman.values.request import Message, Request
+from pointsman.values.request import Request
 
 Said = AsyncGenerator[Token | Escalation, None]
-Leaving = Callable[[Request, str, tuple[Message, ...], Screening], Awaitable[None]]
-"""Told of what leaves before it does: whose it is, the model, the messages, and what was found in them."""
 _CLOUD_FAILURES = (BackendDownError, OverloadedError, InvalidRequestError, PolicyError)
 
 
@@ -60,12 +59,13 @@ class Generator:
         cascade: CascadeSettings = CascadeSettings(),  # noqa: B008 - frozen
         trials: Trials | None = None,
         leaving: Leaving | None = None,
+        shadows: Shadows | None = None,
     ) -> None:
-        self._leaving = leaving
+        self._shadows = shadows
+        self._egress = Egress(cloud, router.gate, leaving) if cloud else None
         self._trials = trials
         self._router = router
         self._engines = engines
-        self._cloud = cloud
         self._cascade = cascade
 
     async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
@@ -78,6 +78,7 @@ class Generator:
         arrived = time.perf_counter()
         route = await self._router.route(request)
         answer = Answer(route.request, route, route.routed.decision, arrived)
+        answer.drawn = self._shadows is not None and self._shadows.draw()
         yield route.routed
         try:
             async with aclosing(self._said(answer)) as said:
@@ -104,6 +105,7 @@ class Generator:
                     yield event
         stayed = answer.decision.specialist == route.routed.decision.specialist
         self._note_trial(answer, success=stayed and answer.shortfall is None)
+        self._ask_beside(answer)
         yield self._done(answer)
 
     def _takeover(self, answer: Answer, error: Exception) -> Escalation | None:
@@ -120,10 +122,10 @@ class Generator:
                 async for event in said:
                     yield event
             return
-        assert self._cloud is not None  # noqa: S101 - decisions name the cloud only when there is one
-        question = cloud_question(answer.request, self._cloud.settings)
+        assert self._egress is not None  # noqa: S101 - decisions name the cloud only when there is one
+        question = cloud_question(answer.request, self._egress.cloud.settings)
         normaliser = Normaliser()
-        async with aclosing(self._from_cloud(answer, question, answer.decision.model)) as stream:
+        async with aclosing(self._egress.stream(answer, question, answer.decision.model)) as stream:
             async for item in stream:
                 if isinstance(item, Token):
                     answer.note(item.logprob)
@@ -176,6 +178,8 @@ class Generator:
                     return
                 may.tokens += 1
                 answer.note(item.logprob)
+                if answer.drawn:
+                    answer.logprobs.append(item.logprob)
                 normaliser.feed(item.text)
                 verdict = watch.take(item.logprob, normaliser.text) if watch.on else FINE
                 if verdict.shortfall is not None and may.noted.shortfall is None:
@@ -215,20 +219,20 @@ class Generator:
 
         If the cloud fails after that, the draft stands again. local: how the draft ended, None if it was cut.
         """
-        assert self._cloud is not None  # noqa: S101 - see `_may_escalate`
+        assert self._egress is not None  # noqa: S101 - see `_may_escalate`
         setup, before = answer.route.snapshot.setup, answer.decision
         specialist = self._specialist(answer)
         after = escalated(before, setup, verdict.why)
         onward = 0 < verdict.stands <= len(answer.said)
         stands = verdict.stands if onward else 0
         question = escalated_question(
-            answer.request, specialist, self._cloud.settings, draft[:stands] or draft, onward=onward
+            answer.request, specialist, self._egress.cloud.settings, draft[:stands] or draft, onward=onward
         )
         normaliser = Normaliser(fenced=specialist.output.format != "text")
         finished: Finished | None = None
         failure = ""
         try:
-            async with aclosing(self._from_cloud(answer, question, after.model)) as stream:
+            async with aclosing(self._egress.stream(answer, question, after.model)) as stream:
                 async for item in stream:
                     piece = normaliser.feed(item.text) if isinstance(item, Token) else normaliser.end()
                     if piece and answer.decision is before:
@@ -289,32 +293,17 @@ class Generator:
         """Ask the specialist's engine."""
         async with self._engines.lease(specialist) as lease:
             question = local_question(
-                answer.request, specialist, lease.adapters, judged=watch.model is not None, repair=repair
+                answer.request,
+                specialist,
+                lease.adapters,
+                judged=watch.model is not None or answer.drawn,
+                repair=repair,
             )
             async with lease.place(question.max_tokens, answer.left_s()) as queue_ms:
                 answer.queue_ms = queue_ms
                 async with aclosing(lease.stream(question)) as stream:
                     async for item in stream:
                         yield item
-
-    async def _from_cloud(self, answer: Answer, question: Question, model: str) -> Stream:
-        assert self._cloud is not None  # noqa: S101 - decisions name the cloud only when there is one
-        leaving = await self._router.gate.outbound(question.messages, answer.request)
-        restorer = leaving.redaction.restorer()
-        async with self._cloud.admission.place() as queue_ms:
-            answer.queue_ms = queue_ms
-            asked = replace(question, messages=leaving.messages)
-            if self._leaving is not None:
-                await self._leaving(answer.request, model, leaving.messages, leaving.screening)
-            async with aclosing(self._cloud.client_of(model).stream(asked)) as stream:
-                async for item in stream:
-                    if isinstance(item, Token):
-                        if piece := restorer.feed(item.text):
-                            yield replace(item, text=piece)
-                        continue
-                    if held := restorer.end():
-                        yield Token(held)
-                    yield item
 
     def _specialist(self, answer: Answer) -> Specialist:
         catalog, name = answer.route.snapshot.catalog, answer.decision.specialist or ""
@@ -338,9 +327,15 @@ class Generator:
 
     async def _shadow(self, route: Route, request: Request, version: Specialist) -> tuple[str, bool]:
         """Ask a version for an answer that nobody sees; returns it, and whether it may stand."""
-        answer = Answer(replace(request, budget_s=None), route, route.routed.decision, time.perf_counter())
+        answer = Answer(request, route, route.routed.decision, time.perf_counter()).aside()
         draft = await self._unseen(answer, version)
         return draft.text, draft.verdict.shortfall is None
+
+    def _ask_beside(self, answer: Answer) -> None:
+        """Have the cloud asked, too, what a specialist has answered, if it is one of the share and may leave."""
+        stands = answer.decision == answer.route.routed.decision and answer.decision.specialist is not None
+        if self._shadows and self._egress and answer.drawn and stands and self._may_escalate(answer):
+            self._shadows.take(answer, self._specialist(answer), self._egress)
 
     def _watch(self, answer: Answer, specialist: Specialist) -> Watch:
         """Return the judge of the specialist's answers; one that is not on where nothing is to be judged."""
@@ -353,7 +348,7 @@ class Generator:
         return Watch(output, model, self._cascade, asked, holds_back=answer.request.hold_back)
 
     def _may_escalate(self, answer: Answer) -> bool:
-        if self._cloud is None or answer.decision.reason is Reason.CLOUD_DOWN:
+        if self._egress is None or answer.decision.reason is Reason.CLOUD_DOWN:
             return False
         snapshot, request = answer.route.snapshot, answer.request
         ruling = rule(request, snapshot.catalog, snapshot.cloud_task_types, snapshot.setup.mid)
@@ -367,8 +362,8 @@ class Generator:
         finished = answer.finished
         assert finished is not None  # noqa: S101 - a backend's stream ends with it, or raises
         cost = None
-        if self._cloud is not None and answer.decision.specialist is None:
-            cost = self._cloud.cost(answer.decision.model, finished.usage)
+        if self._egress is not None and answer.decision.specialist is None:
+            cost = self._egress.cloud.cost(answer.decision.model, finished.usage)
         timings = GenerateTimings(
             route=answer.route.routed.timings,
             queue_ms=answer.queue_ms,

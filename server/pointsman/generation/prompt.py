@@ -3,6 +3,7 @@
 import json
 
 from pointsman.catalog.output_format import can_constrain
+from pointsman.decision.compare import question_to_judge
 from pointsman.generation.backend import Constraint, Question
 from pointsman.sections import Cloud as CloudSettings
 from pointsman.values.catalog import Output, Specialist
@@ -11,6 +12,7 @@ from pointsman.values.request import Message, Request, Role
 _BYTES_A_TOKEN = 4
 _TOKENS_A_MESSAGE = 8
 """What a chat template adds around a message, about."""
+_VERDICT_TOKENS = 8
 _AGAIN = (
     "The answer above is a draft by a small model and may be wrong. Answer my last request yourself. "
     "Reply with the answer alone, in the same form as the examples, and do not mention the draft."
@@ -82,11 +84,18 @@ def escalated_question(
 
     onward: the draft stands, and the cloud goes on where it ends
     """
-    messages = [*_before(request, specialist), *(m for m in request.messages if m.role is not Role.SYSTEM)]
+    before = _before(request, specialist, "" if draft else _described(specialist.output))
+    messages = [*before, *(m for m in request.messages if m.role is not Role.SYSTEM)]
     if draft:
         instruction = _ONWARD if onward else _AGAIN + _described(specialist.output)
         messages += [Message(Role.ASSISTANT, draft), Message(Role.USER, instruction)]
     return _of_cloud(request, settings, tuple(messages), request.sampling.stop)
+
+
+def judge_question(request: Request, local: str, cloud: str) -> Question:
+    """Ask whether two answers to a request are as good as each other."""
+    asked = Message(Role.USER, question_to_judge(request.prompt, local, cloud))
+    return Question((asked,), max_tokens=_VERDICT_TOKENS, temperature=0.0, top_p=None)
 
 
 def _of_cloud(
@@ -104,10 +113,11 @@ def _of_cloud(
     )
 
 
-def _before(request: Request, specialist: Specialist) -> list[Message]:
-    """Return what stands before the conversation."""
+def _before(request: Request, specialist: Specialist, form: str = "") -> list[Message]:
+    """Return what stands before the conversation; `form` is a sentence on what answers look like."""
     system = [specialist.system_prompt.strip()] if specialist.system_prompt.strip() else []
     system += [m.content for m in request.messages if m.role is Role.SYSTEM]
+    system += [form.strip()] if form else []
     messages = [Message(Role.SYSTEM, "\n\n".join(system))] if system else []
     for shot in specialist.few_shot:
         messages += [Message(Role.USER, shot.user), Message(Role.ASSISTANT, shot.assistant)]

@@ -16,6 +16,7 @@ from pointsman.embedding.load import load_encoder
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.generation.generator import Generator
+from pointsman.generation.shadows import Shadows
 from pointsman.generation.trials import Trials
 from pointsman.host.bundle_store import BundleStore
 from pointsman.host.catalog_manager import CatalogManager, SnapshotBuilder
@@ -25,6 +26,7 @@ from pointsman.host.policy_source import PolicySource
 from pointsman.host.price_source import PriceSource
 from pointsman.ledger.audit import AuditLog
 from pointsman.ledger.auditor import Auditor
+from pointsman.ledger.book import Book
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.recorder import Recorder
 from pointsman.ledger.writer import LedgerWriter
@@ -116,8 +118,14 @@ async def open_core(
         metrics.watch(lambda: pool.engines, lambda: worker.waiting)
         if ledger is not None:
             metrics.watch_ledger(ledger)
+        shadows = None
+        if cloud is not None and ledger is not None and settings.shadow.share:
+            book = Book(ledger, metrics, text=settings.ledger.text)
+            shadows = Shadows(settings.shadow, cloud, worker.embed, book, tasks)
+            metrics.watch_shadows(shadows.skipped)
+            ending.callback(shadows.stop)
         trials = Trials(manager.conclude, tasks)
-        generator = Generator(router, pool, cloud, settings.cascade, trials, auditor.leaving)
+        generator = Generator(router, pool, cloud, settings.cascade, trials, auditor.leaving, shadows)
         yield Core(
             Recorder(
                 router,

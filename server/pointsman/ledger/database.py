@@ -1,5 +1,7 @@
 """A URL to a database whose tables are those of this version. Knows no requests."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,25 @@ def migrate(engine: sa.Engine) -> None:
             if engine.dialect.name == "postgresql":
                 connection.rollback()
                 connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
+
+
+@contextmanager
+def reading(url: str) -> Generator[sa.Connection, None, None]:
+    """Open the ledger at a URL to be read, its tables brought to this version.
+
+    Raises:
+        ConfigError: the URL is none, or the ledger cannot be read.
+
+    """
+    engine = database(url)
+    try:
+        migrate(engine)
+        with engine.connect() as connection:
+            yield connection
+    except (SQLAlchemyError, OSError) as error:
+        raise ConfigError(f"ledger.url: the ledger cannot be read: {reason_of(error)}") from None
+    finally:
+        engine.dispose()
 
 
 def reason_of(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """Prometheus metrics, on a port of their own."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pointsman.ledger.writer import LedgerWriter
 from pointsman.values.catalog import Catalog, EngineState
 from pointsman.values.decision import Decision, RouteTimings
 from pointsman.values.events import Done
+from pointsman.values.ledger import Comparison
 
 _ROUTE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _ANSWER_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
@@ -56,6 +57,12 @@ class Metrics:
             **labels,
         )
         self._cost = Counter("cost", "What the cloud charged.", ["currency"], **labels)
+        self._comparisons = Counter(
+            "comparisons",
+            "Local answers that the cloud was asked for as well, by whether both agree.",
+            ["specialist", "agrees"],
+            **labels,
+        )
         self._escalations = Counter(
             "escalations", "Answers that moved to another model.", ["reason"], **labels
         )
@@ -145,6 +152,11 @@ class Metrics:
         if done.cost is not None:
             self._cost.labels(done.cost.currency).inc(done.cost.amount)
 
+    def compared(self, found: Comparison) -> None:
+        """Count an answer that the cloud was asked for as well."""
+        self._comparisons.labels(found.specialist, "yes" if found.agrees else "no").inc()
+        self._cost.labels(found.currency).inc(found.cost)
+
     def loaded(self, catalog: Catalog) -> None:
         """Note a catalog that was taken into use."""
         self._exemplars.set(sum(len(intent.exemplars) for intent in catalog.intents))
@@ -165,9 +177,29 @@ class Metrics:
         self._encoder_waiting.set_function(encoder_waiting)
         self.registry.register(_EngineCollector(engines))
 
+    def watch_shadows(self, skipped: Mapping[str, int]) -> None:
+        """Read what was not compared whenever the metrics are asked for."""
+        self.registry.register(_SkippedCollector(skipped))
+
     def watch_ledger(self, ledger: LedgerWriter) -> None:
         """Read the ledger's counts whenever the metrics are asked for."""
         self.registry.register(_LedgerCollector(ledger))
+
+
+class _SkippedCollector(Collector):
+    """Comparisons that were drawn and not made."""
+
+    def __init__(self, skipped: Mapping[str, int]) -> None:
+        self._skipped = skipped
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the family."""
+        family = CounterMetricFamily(
+            "pointsman_comparisons_skipped", "Comparisons that were not made, by why not.", labels=["why"]
+        )
+        for why, count in dict(self._skipped).items():
+            family.add_metric([why], count)
+        yield family
 
 
 class _LedgerCollector(Collector):

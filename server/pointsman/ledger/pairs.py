@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
-from sqlalchemy.exc import SQLAlchemyError
 
-from pointsman.errors import ConfigError
-from pointsman.ledger.database import database, migrate, reason_of
+from pointsman.ledger.database import reading
 from pointsman.ledger.tables import feedback, requests
 
 
@@ -38,15 +36,8 @@ def pairs_of(url: str, since: datetime, specialist: str = "", test_share: float 
         ConfigError: the ledger cannot be read.
 
     """
-    engine = database(url)
-    try:
-        migrate(engine)
-        with engine.connect() as connection:
-            found = list(_accepted(connection, since.timestamp(), specialist))
-    except (SQLAlchemyError, OSError) as error:
-        raise ConfigError(f"ledger.url: the ledger cannot be read: {reason_of(error)}") from None
-    finally:
-        engine.dispose()
+    with reading(url) as connection:
+        found = list(_accepted(connection, since.timestamp(), specialist))
     once: dict[str, Pair] = {}
     for pair in found:
         once[" ".join(pair.user.split()).casefold()] = pair  # a key keeps the place where it came first

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy.exc import SQLAlchemyError
 
-from pointsman.errors import ConfigError
-from pointsman.ledger.database import database, migrate, reason_of
-from pointsman.ledger.tables import feedback, requests
+from pointsman.ledger.database import reading
+from pointsman.ledger.tables import comparisons, feedback, requests
 from pointsman.values.price import PriceList
 
 FALLS_SHORT_ABOVE = 0.05
@@ -52,11 +50,16 @@ class TierFigures:
 
 @dataclass(frozen=True, slots=True)
 class SpecialistFigures:
-    """The answers that were routed to one specialist. `short` escalated, are flagged, invalid, or failed."""
+    """The answers that were routed to one specialist. `short` escalated, are flagged, invalid, or failed.
+
+    compared, agreed: answers that the cloud was asked for as well, and those that both agree on
+    """
 
     name: str
     answers: int
     short: int
+    compared: int = 0
+    agreed: int = 0
 
     @property
     def share(self) -> float:
@@ -83,6 +86,8 @@ class Report:
     rated, accepted: answers that a caller rated last, and those it accepted
     output_share: of all tokens
     retried: share of answers for which the cloud was asked again
+    compared, agreed: local answers that the cloud was asked for as well, and those that both agree on
+    compared_cost: what that cost; part of `cost`
     throttled: share of requests that found no place: a full queue, or a cloud that wanted fewer
     """
 
@@ -101,6 +106,9 @@ class Report:
     outcomes: dict[str, int]
     tiers: tuple[TierFigures, ...]
     specialists: tuple[SpecialistFigures, ...]
+    compared: int
+    agreed: int
+    compared_cost: float
     weeks: tuple[Week, ...]
 
     @property
@@ -121,27 +129,21 @@ def report_of(url: str, since: datetime, prices: PriceList, model: str) -> Repor
         ConfigError: it cannot be read.
 
     """
-    engine = database(url)
-    try:
-        migrate(engine)
-        return report(engine, since, prices, model)
-    except (SQLAlchemyError, OSError) as error:
-        raise ConfigError(f"ledger.url: the ledger cannot be read: {reason_of(error)}") from None
-    finally:
-        engine.dispose()
+    with reading(url) as connection:
+        return report(connection, since, prices, model)
 
 
-def report(engine: sa.Engine, since: datetime, prices: PriceList, model: str) -> Report:
+def report(connection: sa.Connection, since: datetime, prices: PriceList, model: str) -> Report:
     """Read the rows since a moment (aware), and sum them up; `model` would answer if the cloud answered all.
 
     Raises:
         SQLAlchemyError: the ledger cannot be read.
 
     """
-    with engine.connect() as connection:
-        columns = _read(connection, since.timestamp())
-        ratings = _ratings(connection, since.timestamp())
-        currencies = _currencies(connection, since.timestamp())
+    columns = _read(connection, since.timestamp())
+    ratings = _ratings(connection, since.timestamp())
+    currencies = _currencies(connection, since.timestamp())
+    beside = _beside(connection, since.timestamp())
     count = len(columns["time"])
     outcome, tier = columns["outcome"], columns["tier"]
     prompt, cached, output = (
@@ -150,7 +152,8 @@ def report(engine: sa.Engine, since: datetime, prices: PriceList, model: str) ->
     good = _any_of(outcome, _GOOD)
     rejected = sum(not accepted for how, accepted in ratings if how in _GOOD)
     seconds = datetime.now(UTC).timestamp() - max(since.timestamp(), columns["time"].min()) if count else 0.0
-    charged = float(np.nansum(columns["cost"]))
+    compared_cost = sum(beside_one.cost for beside_one in beside)
+    charged = float(np.nansum(columns["cost"])) + compared_cost
     unpriced = _unpriced(
         int(((tier == "cloud") & good & np.isnan(columns["cost"])).sum()), currencies, prices
     )
@@ -170,7 +173,10 @@ def report(engine: sa.Engine, since: datetime, prices: PriceList, model: str) ->
         throttled=float((outcome == "throttled").mean()) if count else 0.0,
         outcomes=dict(Counter(outcome)),
         tiers=tuple(_tier(name, columns) for name in ("local", "mid", "cloud") if (tier == name).any()),
-        specialists=_specialists(columns),
+        specialists=_specialists(columns, beside),
+        compared=sum(one.count for one in beside),
+        agreed=sum(one.agreed for one in beside),
+        compared_cost=compared_cost,
         weeks=_weeks(columns),
     )
 
@@ -182,6 +188,26 @@ def _unpriced(rows: int, currencies: set[str], prices: PriceList) -> str:
     if others := sorted(currencies - {prices.currency}):
         return f"the ledger has costs in {', '.join(others)} too, and prices are in {prices.currency}"
     return f"{rows:,} answers of the cloud were given while their model had no price" if rows else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """Comparisons of one specialist with the cloud."""
+
+    specialist: str
+    count: int
+    agreed: int
+    cost: float
+
+
+def _beside(connection: sa.Connection, since: float) -> list[_Beside]:
+    agreed = sa.func.sum(sa.case((comparisons.c.agrees, 1), else_=0))
+    wanted = (
+        sa.select(comparisons.c.specialist, sa.func.count(), agreed, sa.func.sum(comparisons.c.cost))
+        .where(comparisons.c.time >= since)
+        .group_by(comparisons.c.specialist)
+    )
+    return [_Beside(*row) for row in connection.execute(wanted)]
 
 
 def _currencies(connection: sa.Connection, since: float) -> set[str]:
@@ -250,14 +276,18 @@ def _latency(values: Numbers) -> Latency:
     return Latency(*(float(value) for value in np.percentile(known, (50, 95, 99))))
 
 
-def _specialists(columns: dict[str, Any]) -> tuple[SpecialistFigures, ...]:
+def _specialists(columns: dict[str, Any], beside: Sequence["_Beside"]) -> tuple[SpecialistFigures, ...]:
     figures = []
+    compared = {one.specialist: one for one in beside}
     judged = ~_any_of(columns["outcome"], ("cancelled", "refused", "throttled"))
     for name in sorted(set(columns["routed_to"]) - {""}):
         here = (columns["routed_to"] == name) & judged
         short = here & (columns["outcome"] != "ok")
         if here.any():
-            figures.append(SpecialistFigures(str(name), int(here.sum()), int(short.sum())))
+            one = compared.get(str(name), _Beside(str(name), 0, 0, 0.0))
+            figures.append(
+                SpecialistFigures(str(name), int(here.sum()), int(short.sum()), one.count, one.agreed)
+            )
     return tuple(figures)
 
 

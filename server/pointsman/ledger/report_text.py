@@ -38,9 +38,15 @@ def _lines(report: Report) -> Iterator[str]:
     if report.specialists:
         yield from ("", "## Specialists", "")
         yield from _table(
-            ("", "answers", "fell short", ""),
+            ("", "answers", "fell short", "as the cloud says", ""),
             [
-                (s.name, f"{s.answers:,}", f"{s.share:.1%}", _advice(s.answers, s.share))
+                (
+                    s.name,
+                    f"{s.answers:,}",
+                    f"{s.share:.1%}",
+                    f"{s.agreed:,} of {s.compared:,}" if s.compared else "-",
+                    _advice(s.answers, s.share),
+                )
                 for s in report.specialists
             ],
         )
@@ -55,7 +61,7 @@ def _headlines(report: Report) -> Iterator[tuple[str, str]]:
     yield "cost per successful task", _money(report, report.cost_per_success)
     yield (
         "successful tasks",
-        f"{report.successes:,} of {report.answers:,} ({report.successes / report.answers:.1%})",
+        _share(report.successes, report.answers),
     )
     each = None if report.cost is None else report.cost / report.answers
     yield "cost per request", _money(report, each)
@@ -69,10 +75,19 @@ def _headlines(report: Report) -> Iterator[tuple[str, str]]:
         f"{report.accepted:,} of {report.rated:,} rated ones accepted" if report.rated else "nobody rated one"
     )
     yield "local share", f"{report.local_share:.1%}; {rated}"
+    if report.compared:
+        yield (
+            "of local answers asked of the cloud as well, the same",
+            _share(report.agreed, report.compared) + f", for {_money(report, report.compared_cost)}",
+        )
     yield "output tokens", f"{report.output_share:.1%} of all"
     yield "cloud asked again", f"{report.retried:.1%} of answers"
     yield "throttled", f"{report.throttled:.1%} of requests"
     yield "outcomes", ", ".join(f"{name} {count:,}" for name, count in sorted(report.outcomes.items()))
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,} ({part / whole:.1%})"
 
 
 def _money(report: Report, amount: float | None) -> str:

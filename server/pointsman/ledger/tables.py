@@ -56,3 +56,25 @@ feedback = Table(
     Column("comment", Text, nullable=False),
     Index("feedback_request_id", "request_id"),
 )
+
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("id", _ID, primary_key=True, autoincrement=True),
+    Column("time", Double, nullable=False),
+    Column("request_id", String(128), nullable=False),
+    Column("caller", String(128), nullable=False),
+    Column("specialist", String(64), nullable=False),
+    Column("model", String(256), nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("score", Double, nullable=False),
+    Column("agrees", Boolean, nullable=False),
+    Column("cost", Double, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("answers_hash", String(64), nullable=False),
+    Column("cut", Boolean, nullable=False),
+    Column("logprobs", Text, nullable=False),
+    Column("answer", Text),
+    Index("comparisons_time", "time"),
+    Index("comparisons_request_id", "request_id"),
+)

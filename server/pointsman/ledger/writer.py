@@ -17,14 +17,15 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from pointsman.errors import BackendDownError, UnknownRequestError
 from pointsman.ledger.database import database, migrate, reason_of
-from pointsman.ledger.tables import feedback, requests
+from pointsman.ledger.tables import comparisons, feedback, requests
 from pointsman.sections import Ledger as LedgerSettings
-from pointsman.values.ledger import Entry, Feedback
+from pointsman.values.ledger import Comparison, Entry, Feedback
 
 _log = structlog.get_logger()
 
 Redact = Callable[[str, str], str]
 """A text and its caller's name to the text that may be stored."""
+_Row = tuple[sa.Table, dict[str, Any]]
 _SAY_EVERY_S = 60.0
 _TIDY_EVERY_S = 600.0
 _DAY_S = 86400.0
@@ -48,7 +49,7 @@ class LedgerWriter:
         self._settings = settings
         self._redact = redact
         self._engine = database(settings.url.get_secret_value())
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[Entry | Comparison] = deque()
         self._stop = threading.Event()
         self._ready = False
         self._said = float("-inf")
@@ -64,8 +65,8 @@ class LedgerWriter:
         """Entries that are not written yet."""
         return len(self._waiting)
 
-    def note(self, entry: Entry) -> None:
-        """Take an entry; returns at once."""
+    def note(self, entry: Entry | Comparison) -> None:
+        """Take an entry, or what the cloud said to the same request; returns at once."""
         if len(self._waiting) >= self._settings.queue_rows:
             self.dropped += 1
         else:
@@ -81,7 +82,8 @@ class LedgerWriter:
         """
         answer, comment = (self._redact(text, said.caller) for text in (said.answer, said.comment))
         redacted = replace(said, answer=answer, comment=comment)
-        waits = any(e.request_id == said.request_id and e.caller == said.caller for e in tuple(self._waiting))
+        asked = (said.request_id, said.caller)
+        waits = any((entry.request_id, entry.caller) == asked for entry in tuple(self._waiting))
         try:
             with self._engine.begin() as connection:
                 known = sa.select(requests.c.id).where(
@@ -90,6 +92,21 @@ class LedgerWriter:
                 if not waits and connection.scalar(known.limit(1)) is None:
                     raise UnknownRequestError(said.request_id)
                 connection.execute(feedback.insert(), {"time": time.time(), **asdict(redacted)})
+        except SQLAlchemyError as error:
+            self._complain(error)
+            raise BackendDownError("the ledger cannot be reached", retry_after_s=_BACK_S) from None
+
+    def spent(self, since: float) -> float:
+        """Return what comparisons since a moment cost. Waits for the database.
+
+        Raises:
+            BackendDownError: the database cannot be reached.
+
+        """
+        wanted = sa.select(sa.func.sum(comparisons.c.cost)).where(comparisons.c.time >= since)
+        try:
+            with self._engine.connect() as connection:
+                return connection.scalar(wanted) or 0.0
         except SQLAlchemyError as error:
             self._complain(error)
             raise BackendDownError("the ledger cannot be reached", retry_after_s=_BACK_S) from None
@@ -136,30 +153,34 @@ class LedgerWriter:
         for _ in batch:
             self._waiting.popleft()
 
-    def _insert(self, rows: list[dict[str, Any]]) -> None:
+    def _insert(self, rows: list[_Row]) -> None:
         with self._engine.begin() as connection:
-            connection.execute(requests.insert(), rows)
+            for table in (requests, comparisons):
+                if of_table := [row for owner, row in rows if owner is table]:
+                    connection.execute(table.insert(), of_table)
         self.written += len(rows)
 
-    def _insert_one_by_one(self, rows: list[dict[str, Any]]) -> None:
+    def _insert_one_by_one(self, rows: list[_Row]) -> None:
         for row in rows:
             try:
                 self._insert([row])
             except DataError:
                 self.dropped += 1
 
-    def _row(self, entry: Entry) -> dict[str, Any]:
-        texts = (entry.prompt, entry.answer)
-        prompt, answer = (None if text is None else self._redact(text, entry.caller) for text in texts)
-        return asdict(replace(entry, prompt=prompt, answer=answer))
+    def _row(self, entry: Entry | Comparison) -> _Row:
+        row = asdict(entry)
+        for name in ("prompt", "answer"):
+            if row.get(name) is not None:
+                row[name] = self._redact(row[name], entry.caller)
+        return (requests if isinstance(entry, Entry) else comparisons), row
 
     def _tidy(self) -> None:
         settings = self._settings
         with self._engine.begin() as connection:
             if settings.keep_days:
                 oldest = time.time() - settings.keep_days * _DAY_S
-                connection.execute(requests.delete().where(requests.c.time < oldest))
-                connection.execute(feedback.delete().where(feedback.c.time < oldest))
+                for table in (requests, feedback, comparisons):
+                    connection.execute(table.delete().where(table.c.time < oldest))
             if settings.keep_rows:
                 last = connection.scalar(sa.select(sa.func.max(requests.c.id))) or 0
                 connection.execute(requests.delete().where(requests.c.id <= last - settings.keep_rows))

@@ -6,6 +6,7 @@ One thread, because the encoder has the cores it was given and no more; a full q
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -96,6 +97,14 @@ class EncoderWorker:
         future.add_done_callback(lambda _: self._leave())
         done = await asyncio.wrap_future(future)
         return done if isinstance(done, Matched) else _search(asked, done, matcher, conversation)
+
+    async def embed(self, texts: Sequence[str]) -> Rows:
+        """Return unit rows (n, d) of texts that are not routed; they wait like prompts, behind no limit."""
+        with self._lock:
+            self._waiting += 1
+        future = self._executor.submit(self._encoder.encode, texts)
+        future.add_done_callback(lambda _: self._leave())
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """End the thread; prompts that still wait are dropped."""

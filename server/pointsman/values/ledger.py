@@ -64,3 +64,42 @@ class Feedback:
     intent: str = ""
     answer: str = ""
     comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Of two answers: how they were compared, how alike they are in [0, 1], and whether that is the same answer.
+
+    method: `exact`, `fields` of JSON objects, `similarity` of embeddings, or `judge`
+    """
+
+    method: str
+    score: float
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A local answer, and what the cloud said to the same request.
+
+    time: Unix seconds
+    model: that was asked; its answer cost `cost`, in `currency`, with what a judge cost
+    answers_hash: of the specialist that answered; cut: the token limit ended its answer
+    logprobs: of its tokens, a JSON list
+    answer: the cloud's; redacted, and None unless `ledger.text` is on
+    """
+
+    time: float
+    request_id: str
+    caller: str
+    specialist: str
+    model: str
+    method: str
+    score: float
+    agrees: bool
+    cost: float
+    currency: str
+    answers_hash: str
+    cut: bool
+    logprobs: str
+    answer: str | None = None
