@@ -34,17 +34,20 @@ from pointsman.embedding.load import load_encoder
 from pointsman.errors import BackendDownError, PointsmanError
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.generator import Generator
+from pointsman.generation.shadows import Shadows
 from pointsman.host.catalog_manager import SnapshotBuilder
 from pointsman.host.offline import load_catalog
 from pointsman.policy.detect import Detector
 from pointsman.policy.gate import Gate
 from pointsman.router.router import Router
 from pointsman.router.worker import EncoderWorker
+from pointsman.sections import Shadow
 from pointsman.settings import load
 from pointsman.values.decision import Routed
 from pointsman.values.events import Escalation, Finished, FinishReason, Token, Usage
 from pointsman.values.kinds import PRESIDIO
 from pointsman.values.policy import SECRET, Action, Policy
+from pointsman.values.price import ModelPrice, PriceList
 from pointsman.values.request import Message, Request, Role, Tier
 
 ROOT = Path(__file__).parent.parent
@@ -229,7 +232,7 @@ def cloud_on_loopback(failing: float):
 
 
 class Failing:
-    """In the place of the engines: a local model that breaks every format, and fails one time in ten."""
+    """In the place of the engines: a local model that breaks its format every second time, and fails one time in ten."""
 
     adapters = None
 
@@ -247,9 +250,33 @@ class Failing:
         yield 0.0
 
     async def stream(self, question):
+        says = self._draw.choice(("}} I cannot help with that. ", "It is on its way. "))
         for _ in range(3):
-            yield Token("}} I cannot help with that. ", -9.0)
+            yield Token(says, -9.0)
         yield Finished(FinishReason.STOP, Usage(10, 3, 0))
+
+
+class Beside:
+    """Where shadow scoring leaves what came of it, and its tasks."""
+
+    def __init__(self) -> None:
+        self.rows = []
+        self.tasks = []
+
+    def keep(self, row) -> None:
+        self.rows.append(row)
+
+    def spent(self, since: float) -> float:
+        del since
+        return 0.0
+
+    def create_task(self, coroutine, **how) -> asyncio.Task:
+        self.tasks.append(asyncio.create_task(coroutine, **how))
+        return self.tasks[-1]
+
+    async def settle(self) -> None:
+        tasks, self.tasks = self.tasks, []
+        await asyncio.gather(*tasks)
 
 
 def conversations(count: int, seed: int):
@@ -298,18 +325,22 @@ async def egress(
         builder = SnapshotBuilder(settings, EmbeddingCache(encoder, scratch), encoder.hash)
         snapshot = await builder.build(load_catalog(settings))
         router = Router(worker, snapshot, settings.conversations, Gate(policy, detector))
-        cloud = Cloud(settings.cloud, "mid")
-        generator = Generator(router, Failing(), cloud, settings.cascade)
+        price, beside = ModelPrice(2.0, 0.5, 8.0), Beside()
+        cloud = Cloud(settings.cloud, "mid", PriceList("USD", {"big": price, "mid": price}).cost)
+        everything = Shadow(share=1.0, per_minute=1_000_000, budget_per_day=1e6)
+        shadows = Shadows(everything, cloud, worker.embed, beside, beside)
+        generator = Generator(router, Failing(), cloud, settings.cascade, shadows=shadows)
         task = progress.add_task("conversations", total=count)
         draw = random.Random(9)
         for kind, value, messages in conversations(count, 77):
-            before = len(bodies)
+            before, compared = len(bodies), len(beside.rows)
             request = Request(messages, hold_back=draw.random() < 0.5, request_id="r")
             tiers = []
             try:
                 tiers = await tiers_of(generator, request)
             except PointsmanError:
                 seen["failed", kind is None] += 1
+            await beside.settle()
             sent = bodies[before:]
             detected = any(span for message in messages for span in detector.find(message.content))
             label = "nothing sensitive" if kind is None else "detected" if detected else "not detected"
@@ -317,6 +348,7 @@ async def egress(
             seen["bytes", label] += sum(map(len, sent))
             seen["requests", label] += len(sent)
             seen["cloud", label] += Tier.CLOUD in tiers
+            seen["compared", label] += len(beside.rows) - compared
             seen["leaks", label] += bool(value) and any(json.dumps(value)[1:-1] in body for body in sent)
             progress.advance(task)
         await cloud.close()
@@ -325,7 +357,10 @@ async def egress(
     return [
         [
             label,
-            *(f"{seen[what, label]:,}" for what in ("conversations", "cloud", "requests", "bytes", "leaks")),
+            *(
+                f"{seen[what, label]:,}"
+                for what in ("conversations", "cloud", "compared", "requests", "bytes", "leaks")
+            ),
         ]
         for label in ("detected", "not detected", "nothing sensitive")
     ]
@@ -366,9 +401,9 @@ def main() -> None:
         + report.table(["kind", "values", "recall", "precision", "in harmless texts", "in those of other kinds"], found)
         + "\n\n## Cost\n\n"
         + report.table(["phone numbers in the form of", "p50 ms", "p99 ms"], costs)
-        + "\n\n## What left\n\nEvery kind stays local; cascade, fallback to and from the cloud and retries are on, one cloud "
-        "request in ten fails.\n\n"
-        + report.table(["", "conversations", "answered by the cloud", "requests to it", "bytes to it", "values in them"], left)
+        + "\n\n## What left\n\nEvery kind stays local; cascade, fallback to and from the cloud, retries and shadow scoring "
+        "of every local answer are on, one cloud request in ten fails.\n\n"
+        + report.table(["", "conversations", "answered by the cloud", "compared with it", "requests to it", "bytes to it", "values in them"], left)
     )  # fmt: skip
     report.write(
         arguments.out,
