@@ -58,6 +58,7 @@ bench: $(DEV)/installed $(PEERS)/installed
 	$(DEV)/bin/python benchmarks/policy.py
 	$(DEV)/bin/python benchmarks/ledger.py
 	$(DEV)/bin/python benchmarks/ledger_report.py
+	$(DEV)/bin/python benchmarks/replay.py --data $(DATA)
 
 $(PEERS)/installed: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)

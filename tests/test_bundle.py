@@ -16,7 +16,7 @@ from pointsman.host.bundles import activate, previous, roll_back
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.router.bundle import EncoderId, encoder_of, matcher_of, members_of
 from pointsman.router.leaning import fit_leaning
-from pointsman.router.snapshot import Matcher, exemplars_of
+from pointsman.router.snapshot import Matcher, exemplars_of, scorer_of
 from pointsman.values.catalog import Bounds, Catalog, Intent, Rule
 
 ENCODER = EncoderId("some-model", "e" * 64)
@@ -48,7 +48,16 @@ def make_matcher(classes: int = 4, each: int = 12, *, second_head: bool | None =
     )
     phrases = unit_rows(generator, 24, 32)
     leaning = fit_leaning(phrases[:12], phrases[12:], rows)
-    return Matcher(catalog, index, calibration, exemplars.texts, exemplars.ids, 5, leaning)
+    return Matcher(
+        catalog,
+        index,
+        calibration,
+        exemplars.texts,
+        exemplars.ids,
+        5,
+        leaning,
+        scorer=scorer_of(catalog, ENCODER.hash),
+    )
 
 
 @pytest.fixture

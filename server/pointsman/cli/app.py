@@ -22,6 +22,7 @@ from pointsman.cli.export import export
 from pointsman.cli.intents import diff, import_, lint
 from pointsman.cli.options import Config
 from pointsman.cli.policy import policy
+from pointsman.cli.replay import replay
 from pointsman.cli.report import report
 from pointsman.cli.specialists import specialists
 from pointsman.cli.train import train
@@ -39,6 +40,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(policy, name="policy")
 app.command()(report)
 app.command()(economics)
+app.command()(replay)
 app.command()(export)
 app.add_typer(callers, name="callers")
 app.add_typer(base, name="base")

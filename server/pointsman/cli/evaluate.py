@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pointsman.cli.options import Config
-from pointsman.errors import CatalogError, ConfigError, PointsmanError, PreconditionError
+from pointsman.errors import ConfigError, PointsmanError, PreconditionError
 
 if TYPE_CHECKING:
-    from pointsman.host.offline import Workbench
     from pointsman.review.evaluate import Evaluation
     from pointsman.review.explain import Explanation
-    from pointsman.router.snapshot import Learned, Snapshot
-    from pointsman.values.catalog import Catalog
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -83,7 +80,7 @@ def explain(
 ) -> None:
     """Show why a prompt goes where it goes, and what would have to change."""
     from pointsman.host.logs import configure_logs
-    from pointsman.host.offline import load_catalog, open_workbench
+    from pointsman.host.offline import learned_of, load_catalog, open_workbench
     from pointsman.review.explain import explain as explain_prompt
     from pointsman.review.explain import plain
     from pointsman.settings import load
@@ -93,7 +90,7 @@ def explain(
     catalog = load_catalog(settings)
     prompt = sys.stdin.read() if text == "-" else text
     with open_workbench(settings) as bench:
-        learned, stale = _learned(bench, catalog)
+        learned, stale = learned_of(bench, catalog)
         explanation = explain_prompt(
             prompt,
             bench.matcher(catalog, learned),
@@ -115,7 +112,7 @@ def _measure(
     """Return the evaluation, and which encoder it was made with."""
     from pointsman.catalog.prices_file import read_prices
     from pointsman.host.logs import configure_logs
-    from pointsman.host.offline import load_catalog, open_workbench
+    from pointsman.host.offline import learned_of, load_catalog, open_workbench, snapshot_of
     from pointsman.review.evaluate import evaluate as evaluate_traffic
     from pointsman.review.price import prices_of
     from pointsman.review.traffic import check_intents, read_traffic
@@ -129,8 +126,8 @@ def _measure(
         raise PreconditionError(f"{settings.paths.intents}/ holds no intents")
     check_intents(traffic, {intent.name for intent in catalog.intents}, data)
     with open_workbench(settings) as bench:
-        learned, stale = _learned(bench, catalog)
-        snapshot = _snapshot(bench, catalog, learned)
+        learned, stale = learned_of(bench, catalog)
+        snapshot = snapshot_of(bench, catalog, learned)
         assert snapshot.matcher is not None  # noqa: S101 - the catalog has intents
         rows = bench.embed([item.text for item in traffic])
         prices = prices_of(
@@ -139,35 +136,6 @@ def _measure(
         measured = evaluate_traffic(traffic, rows, snapshot.matcher, snapshot.version, prices)
         encoder = f"{settings.encoder.model} ({bench.encoder_hash[:12]})"
     return replace(measured, notes=(*measured.notes, *stale)), encoder
-
-
-def _learned(bench: "Workbench", catalog: "Catalog") -> "tuple[Learned, list[str]]":
-    """Return what serves beside the catalog, and a note where its promise is stale.
-
-    Raises:
-        CatalogError: a file that is there and cannot be used.
-
-    """
-    from pointsman.host.learned import LearnedFiles
-
-    paths = bench.settings.paths
-    learned, problems = LearnedFiles(paths.calibration, paths.difficulty, bench.encoder_hash).load()
-    if problems:
-        raise CatalogError(problems)
-    promise = learned.promise
-    why = promise.stale(bench.encoder_hash, catalog.exemplar_hash) if promise is not None else ""
-    return learned, [f"{paths.calibration} is stale, so its promise does not hold: {why}."] if why else []
-
-
-def _snapshot(bench: "Workbench", catalog: "Catalog", learned: "Learned") -> "Snapshot":
-    """Return what would serve, with the version that decisions carry."""
-    from pointsman.router.snapshot import build_snapshot
-
-    texts = [text for intent in catalog.intents for text in (*intent.exemplars, *intent.negatives)]
-    bench.embed(texts, "embedding exemplars")  # with a bar; the snapshot finds them in the cache
-    settings = bench.settings
-    model = settings.cloud.model or None
-    return build_snapshot(catalog, bench.cache, bench.encoder_hash, settings.routing, model, learned=learned)
 
 
 def _write(path: Path, text: str, option: str) -> None:

@@ -40,6 +40,7 @@ class LearnedFiles:
             self._difficulty.value,
             digest if there else "",
             self._cascade.value if self._cascade else None,
+            self._difficulty.digest,
         )
         return learned, tuple(problem for file in files for problem in file.problems)
 

@@ -15,8 +15,9 @@ from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.embedding.load import load_encoder
 from pointsman.errors import CatalogError, PreconditionError
+from pointsman.host.learned import LearnedFiles
 from pointsman.host.progress import fetch_progress
-from pointsman.router.snapshot import NOTHING_LEARNED, Learned, Matcher, build_snapshot
+from pointsman.router.snapshot import NOTHING_LEARNED, Learned, Matcher, Snapshot, build_snapshot
 from pointsman.settings import Settings
 from pointsman.values.catalog import Catalog
 
@@ -40,7 +41,7 @@ class Workbench:
 
     def embed(self, texts: Sequence[str], what: str = "embedding prompts") -> Rows:
         """Return unit rows (n, d)."""
-        with _bar(what) as progress:
+        with bar(what) as progress:
             return self.cache.encode(texts, progress)
 
     def matcher(self, catalog: Catalog, learned: Learned = NOTHING_LEARNED) -> Matcher:
@@ -50,7 +51,7 @@ class Workbench:
             PreconditionError: the catalog has no intents.
 
         """
-        with _bar("embedding exemplars") as progress:
+        with bar("embedding exemplars") as progress:
             model = self.settings.cloud.model or None
             snapshot = build_snapshot(
                 catalog, self.cache, self.encoder_hash, self.settings.routing, model, progress, learned
@@ -87,6 +88,31 @@ def load_catalog(settings: Settings) -> Catalog:
     return catalog
 
 
+def learned_of(bench: Workbench, catalog: Catalog) -> tuple[Learned, list[str]]:
+    """Return what serves beside the catalog, and a note where its promise is stale.
+
+    Raises:
+        CatalogError: a file that is there and cannot be used.
+
+    """
+    paths = bench.settings.paths
+    learned, problems = LearnedFiles(paths.calibration, paths.difficulty, bench.encoder_hash).load()
+    if problems:
+        raise CatalogError(problems)
+    promise = learned.promise
+    why = promise.stale(bench.encoder_hash, catalog.exemplar_hash) if promise is not None else ""
+    return learned, [f"{paths.calibration} is stale, so its promise does not hold: {why}."] if why else []
+
+
+def snapshot_of(bench: Workbench, catalog: Catalog, learned: Learned) -> Snapshot:
+    """Return what would serve, with the version that decisions carry."""
+    texts = [text for intent in catalog.intents for text in (*intent.exemplars, *intent.negatives)]
+    bench.embed(texts, "embedding exemplars")  # with a bar; the snapshot finds them in the cache
+    settings = bench.settings
+    model = settings.cloud.model or None
+    return build_snapshot(catalog, bench.cache, bench.encoder_hash, settings.routing, model, learned=learned)
+
+
 def file_store(settings: Settings) -> FileStore:
     """Return the store of the configured folders."""
     paths = settings.paths
@@ -94,7 +120,8 @@ def file_store(settings: Settings) -> FileStore:
 
 
 @contextmanager
-def _bar(what: str) -> Generator[Callable[[int, int], None], None, None]:
+def bar(what: str) -> Generator[Callable[[int, int], None], None, None]:
+    """Show a bar on a terminal; yields what is told how many are done, of how many."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = not sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as progress:

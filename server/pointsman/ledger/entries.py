@@ -1,12 +1,15 @@
 """What happened to a request, to its entry in the ledger."""
 
+import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from pointsman.errors import OverloadedError, PointsmanError, PolicyError
+from pointsman.policy.conditions import facts_of
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Shortfall
 from pointsman.values.ledger import Entry
+from pointsman.values.policy import Action
 from pointsman.values.request import Request
 
 
@@ -22,6 +25,7 @@ class Story:
     timings: RouteTimings | None = None
     done: Done | None = None
     routed_to: str = ""
+    policy: Action = Action.ALLOW
     said: str = ""
 
     @classmethod
@@ -33,6 +37,7 @@ class Story:
         """Go on with the first decision."""
         self.decision, self.timings = routed.decision, routed.timings
         self.routed_to = routed.decision.specialist or ""
+        self.policy = routed.screening.action
 
     def entry(self, outcome: str) -> Entry:
         """Return how it ended, without a text."""
@@ -44,10 +49,22 @@ class Story:
             routed_to=self.routed_to,
             total_ms=(time.perf_counter() - self.begun) * 1e3,
             route_ms=self.timings.total_ms if self.timings else None,
+            asked=asked_of(request, self.policy),
         )
         if self.decision is not None:
             entry = _with_decision(entry, self.decision)
         return entry if self.done is None else _with_answer(entry, self.done)
+
+
+def asked_of(request: Request, policy: Action = Action.ALLOW) -> str:
+    """Return what a request fixes, what rules ask for and what the policy said, without any text of it."""
+    asked = {name: value for name, value in asdict(request.constraints).items() if value}
+    asked["tokens"] = facts_of(request).tokens
+    if request.budget_s is not None:
+        asked["budget_s"] = round(request.budget_s, 3)
+    if policy is not Action.ALLOW:
+        asked["policy"] = policy
+    return json.dumps(asked)
 
 
 def outcome_of(decision: Decision | None, done: Done) -> str:
@@ -78,7 +95,10 @@ def _with_decision(entry: Entry, decision: Decision) -> Entry:
         score=evidence.score if evidence.intent else None,
         threshold=evidence.threshold if evidence.intent else None,
         confidence=evidence.confidence if evidence.intent else None,
+        confidence_alone=evidence.confidence_alone if evidence.intent else None,
         difficulty=evidence.hardness.score if evidence.hardness else None,
+        scorer=evidence.scorer,
+        hardness_by=evidence.hardness.by if evidence.hardness else "",
         catalog_version=decision.catalog_version,
     )
 

@@ -28,14 +28,14 @@ def _findings(findings: Sequence[Finding]) -> Iterator[str]:
     for finding in findings[:_MAX_ITEMS]:
         place = f"{finding.file}:{finding.line}" if finding.line else finding.file
         mark = "**error**, " if finding.severity is Severity.ERROR else ""
-        yield f"- {_code(place)} {mark}{finding.code}: {_code(finding.message, 2 * _MAX_TEXT)}"
+        yield f"- {code(place)} {mark}{finding.code}: {code(finding.message, 2 * _MAX_TEXT)}"
         yield f"  {finding.advice}"
     yield from _left_out(len(findings), "findings")
 
 
 def diff_markdown(diff: Diff, worse: Sequence[str]) -> str:
     """Return a diff as a section. `worse` says in words what got worse."""
-    lines = [f"### Intents: {_code(diff.old)} → {_code(diff.new)}", ""]
+    lines = [f"### Intents: {code(diff.old)} → {code(diff.new)}", ""]
     lines += [*_changes(diff.changes), ""]
     if diff.traffic is None:
         lines += ["No traffic was given, so nothing is known of what the change does to prompts."]
@@ -55,14 +55,14 @@ def _changes(changes: Changes) -> Iterator[str]:
     )
     yield ""
     items = [
-        *(f"- {_code(i.name)} added: {_exemplars(len(i.exemplars))}, target {i.target}" for i in changes.added),
-        *(f"- {_code(i.name)} removed: {_exemplars(len(i.exemplars))}" for i in changes.removed),
+        *(f"- {code(i.name)} added: {_exemplars(len(i.exemplars))}, target {i.target}" for i in changes.added),
+        *(f"- {code(i.name)} removed: {_exemplars(len(i.exemplars))}" for i in changes.removed),
         *(_edited(change) for change in changes.edited),
     ]  # fmt: skip
     yield from items[:_MAX_ITEMS]
     yield from _left_out(len(items), "intents")
     texts = [
-        f"- {_code(change.name)} {sign} {_code(text)}"
+        f"- {code(change.name)} {sign} {code(text)}"
         for change in changes.edited
         for sign, listed in (
             ("+", change.exemplars_added),
@@ -80,9 +80,7 @@ def _changes(changes: Changes) -> Iterator[str]:
 
 
 def _edited(change: IntentChange) -> str:
-    name = (
-        f"{_code(change.old_name)} renamed to {_code(change.name)}" if change.renamed else _code(change.name)
-    )
+    name = f"{code(change.old_name)} renamed to {code(change.name)}" if change.renamed else code(change.name)
     counts = (
         ("exemplars", change.exemplars_added, change.exemplars_removed),
         ("negatives", change.negatives_added, change.negatives_removed),
@@ -90,7 +88,7 @@ def _edited(change: IntentChange) -> str:
     parts = [
         *(f"{what} +{len(added)} −{len(removed)}" for what, added, removed in counts if added or removed),
         *(
-            f"{f.field} {_code(f.old) if f.old else 'none'} → {_code(f.new) if f.new else 'none'}"
+            f"{f.field} {code(f.old) if f.old else 'none'} → {code(f.new) if f.new else 'none'}"
             for f in change.fields
         ),
     ]
@@ -159,7 +157,7 @@ def _flip(flip: Flip) -> Iterator[str]:
     prompts = f"{flip.count} prompt{'' if flip.count == 1 else 's'}"
     yield f"- {_route(flip.before)} → {_route(flip.after)}: {'; '.join([prompts, *told])}"
     for text in flip.examples:
-        yield f"  - {_code(text)}"
+        yield f"  - {code(text)}"
 
 
 def _route(route: Route) -> str:
@@ -175,7 +173,7 @@ def _left_out(count: int, what: str) -> Iterator[str]:
         yield f"- … and {count - _MAX_ITEMS} {what} more"
 
 
-def _code(text: str, limit: int = _MAX_TEXT) -> str:
+def code(text: str, limit: int = _MAX_TEXT) -> str:
     """Return a text as a code span on one line, whatever backticks it holds."""
     line = " ".join(text.split())
     line = line if len(line) <= limit else f"{line[:limit]}…"

@@ -16,7 +16,7 @@ from pointsman.index.exemplar_index import ExemplarIndex, Fitted
 from pointsman.index.head import Head
 from pointsman.index.transform import Transform
 from pointsman.router.leaning import fit_leaning
-from pointsman.router.snapshot import Learned, Matcher, exemplars_of
+from pointsman.router.snapshot import Learned, Matcher, exemplars_of, scorer_of
 from pointsman.values.catalog import Catalog, Intent, Rule, Specialist
 from pointsman.values.promise import Promise
 
@@ -133,7 +133,10 @@ def matcher_of(members: Mapping[str, bytes], neighbors: int) -> Matcher:
         rows,
     )
     texts, ids = exemplars.texts, exemplars.ids
-    return Matcher(catalog, index, calibration, texts, ids, neighbors, leaning, Learned(promise))
+    scorer = scorer_of(catalog, encoder_of(members).hash)
+    return Matcher(
+        catalog, index, calibration, texts, ids, neighbors, leaning, Learned(promise), scorer=scorer
+    )
 
 
 def _npy(array: Rows) -> bytes:

@@ -1,6 +1,7 @@
 """A catalog with everything computed from it: built off to the side, swapped by one reference."""
 
 import hashlib
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,16 +27,22 @@ from pointsman.values.promise import Promise
 
 _SCORES_SHOWN = 3
 _LEAST = 1e-6
+_DIGITS = 16
+"""Hexadecimal ones, of names of what says something."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What was learned beside the catalog; each None where there is none. `digest` identifies all of it."""
+    """What was learned beside the catalog; each None where there is none.
+
+    digest: names all of it; difficulty_digest: names the difficulty model
+    """
 
     promise: Promise | None = None
     difficulty: Difficulty | None = None
     digest: str = ""
     cascade: Cascade | None = None
+    difficulty_digest: str = ""
 
 
 NOTHING_LEARNED = Learned()
@@ -54,6 +61,7 @@ class Matcher:
     leaning: Leaning
     learned: Learned = NOTHING_LEARNED
     encoder: Encoder | None = None  # None: the configured one
+    scorer: str = ""  # names encoder and exemplars; see `scorer_of`
 
     @property
     def promise(self) -> Promise | None:
@@ -79,15 +87,18 @@ class Matcher:
             owned = self.index.rows[self.index.labels == best] @ row
         intent = intents[best]
         score = float(scores[best])
+        alone = self.calibration.confidence(best, score, float(gap_of(found.choice)[0]))
         nearest = np.argsort(-similarities[: self.neighbors], kind="stable").tolist()
         return Evidence(
             intent=intent.name,
             target=intent.target,
             similarity=float(owned.max()),
             score=score,
-            threshold=self.calibration.threshold(best) if intent.threshold is None else intent.threshold,
-            confidence=self._confidence(best, score, float(gap_of(found.choice)[0])),
-            required_confidence=self.promise.required_confidence if self.promise else 0.0,
+            threshold=self.threshold(best),
+            confidence=self.confidence(alone),
+            confidence_alone=alone,
+            required_confidence=self.required_confidence,
+            scorer=self.scorer,
             neighbors=tuple(
                 Neighbor(
                     self.ids[hits[i]], intents[owners[i]].name, float(similarities[i]), self.texts[hits[i]]
@@ -107,14 +118,32 @@ class Matcher:
         if difficulty is None or not difficulty.on or not evidence.accepted or evidence.target == CLOUD:
             return evidence
         verdict = difficulty.judge(row, text, evidence.intent)
-        covered = difficulty.covers(evidence.intent) and math.isfinite(verdict.threshold)
-        return replace(evidence, hardness=Hardness(verdict.score, verdict.threshold if covered else None))
+        return replace(evidence, hardness=self.hardness(verdict.score, evidence.intent))
 
-    def _confidence(self, label: int, score: float, gap: float) -> float:
-        by_exemplars = self.calibration.confidence(label, score, gap)
+    def hardness(self, score: float, intent: str | None) -> Hardness:
+        """Return what a score of the difficulty model says of a prompt of that intent."""
+        difficulty = self.learned.difficulty
+        assert difficulty is not None  # noqa: S101 - it gave the score
+        covered = difficulty.covers(intent) and math.isfinite(difficulty.threshold)
+        return Hardness(
+            score, difficulty.threshold if covered else None, self.learned.difficulty_digest[:_DIGITS]
+        )
+
+    @property
+    def required_confidence(self) -> float:
+        """Confidence from which an intent is accepted."""
+        return self.promise.required_confidence if self.promise else 0.0
+
+    def threshold(self, label: int) -> float:
+        """Return the score from which an intent, by its place in the catalog, is near enough."""
+        stated = self.catalog.intents[label].threshold
+        return self.calibration.threshold(label) if stated is None else stated
+
+    def confidence(self, alone: float) -> float:
+        """Return a confidence that exemplars alone give, as labelled traffic corrects it."""
         if self.promise is None:
-            return by_exemplars
-        logit = np.log(max(by_exemplars, _LEAST) / (1 - by_exemplars))
+            return alone
+        logit = np.log(max(alone, _LEAST) / (1 - alone))
         return min(SURE, float(sigmoid(self.promise.slope * logit + self.promise.intercept)))
 
 
@@ -155,7 +184,9 @@ def build_snapshot(
     version = catalog.digest(encoder_hash)
     if learned.digest:
         version = hashlib.sha256(f"{version} {learned.digest}".encode()).hexdigest()[: len(version)]
-    matcher = _matcher(catalog, cache, routing, progress, learned) if catalog.intents else None
+    matcher = None
+    if catalog.intents:
+        matcher = _matcher(catalog, cache, routing, progress, learned, scorer_of(catalog, encoder_hash))
     return assemble(catalog, version, matcher, routing, cloud_model)
 
 
@@ -181,6 +212,7 @@ def _matcher(
     routing: Routing,
     progress: Callable[[int, int], None] | None,
     learned: Learned,
+    scorer: str,
 ) -> Matcher:
     exemplars = exemplars_of(catalog)
     texts = exemplars.texts
@@ -199,7 +231,16 @@ def _matcher(
         exemplars.negative_labels,
         second_head=calibration.second_head,
     )
-    return Matcher(catalog, index, calibration, texts, exemplars.ids, routing.neighbors, leaning, learned)
+    ids = exemplars.ids
+    return Matcher(
+        catalog, index, calibration, texts, ids, routing.neighbors, leaning, learned, scorer=scorer
+    )
+
+
+def scorer_of(catalog: Catalog, encoder_hash: str) -> str:
+    """Return a name of everything that scores depend on: with equal names, equal prompts score alike."""
+    content = [encoder_hash, *([i.name, i.exemplars, i.negatives] for i in catalog.intents)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_DIGITS]
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,10 +52,12 @@ class Hardness:
 
     score: expected quality that the cloud's answer is ahead of the local one, in [-1, 1]
     threshold: the score up to which it stays local; None when the labels support none for its topic
+    by: names the labels that say so
     """
 
     score: float
     threshold: float | None
+    by: str = ""
 
     @property
     def local(self) -> bool:
@@ -76,6 +78,8 @@ class Evidence:
     hardness: what the difficulty model says; None without one
     follow_up: whether the turn continues the one before it, whose evidence this is
     turn: why it continues the turn before it or does not, as a sentence; empty with nothing before it
+    confidence_alone: the confidence before labelled traffic corrected it
+    scorer: names the encoder and the exemplars that say so
     """
 
     intent: str | None = None
@@ -90,6 +94,8 @@ class Evidence:
     hardness: Hardness | None = None
     follow_up: bool = False
     turn: str = ""
+    confidence_alone: float = 0.0
+    scorer: str = ""
 
     @property
     def near(self) -> bool:

@@ -1,6 +1,8 @@
 """Requests as the ledger has them, and what their callers say of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +14,9 @@ class Entry:
     outcome: `ok`, `escalated`, `flagged` (stands, and looks wrong), `invalid` (stands, and breaks its format),
         `cancelled`, `throttled` (found no place), `failed` or `refused`
     routed_to: the specialist of the first decision; an escalation leaves `specialist` empty
+    confidence_alone: before labelled traffic corrected it
+    scorer, hardness_by: name what scored the prompt, and what judged how hard it is
+    asked: what the request fixed, and what rules ask for, as JSON
     retries: times that the cloud was asked again
     cost: in `currency`, ISO 4217; None where no price is known
     prompt, answer: redacted; None unless `ledger.text` is on
@@ -47,6 +52,10 @@ class Entry:
     cost: float | None = None
     currency: str = ""
     catalog_version: str = ""
+    confidence_alone: float | None = None
+    scorer: str = ""
+    hardness_by: str = ""
+    asked: str = ""
     prompt: str | None = None
     answer: str | None = None
 
@@ -103,3 +112,36 @@ class Comparison:
     cut: bool
     logprobs: str
     answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A decision that was made, as the ledger has it; see `Entry`.
+
+    asked: what the request fixed; see `Entry.asked`
+    good: whether the answer was; by its caller, else by the cloud, else by how it ended. None where there was none
+    """
+
+    request_id: str
+    caller: str
+    method: str
+    outcome: str
+    tier: str
+    routed_to: str
+    model: str
+    intent: str
+    reason: str
+    similarity: float | None
+    score: float | None
+    confidence_alone: float | None
+    difficulty: float | None
+    scorer: str
+    hardness_by: str
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    cost: float | None
+    currency: str
+    asked: Mapping[str, Any]
+    prompt: str | None
+    good: bool | None
