@@ -9,6 +9,7 @@ import typer
 
 from pointsman import __version__
 from pointsman.cli.audit import audit
+from pointsman.cli.audit_traffic import audit_traffic
 from pointsman.cli.base import base
 from pointsman.cli.bundle import bundle
 from pointsman.cli.calibrate import calibrate
@@ -40,6 +41,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(policy, name="policy")
 app.command()(report)
 app.command()(economics)
+app.command()(audit_traffic)
 app.command()(replay)
 app.command()(export)
 app.add_typer(callers, name="callers")
