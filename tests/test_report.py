@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 
 from pointsman.ledger.report import Report, report_of
+from pointsman.ledger.report_html import page
 from pointsman.ledger.report_text import markdown
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.sections import Ledger
 from pointsman.values.ledger import Comparison, Entry, Feedback
 from pointsman.values.price import LocalCosts, ModelPrice, PriceList
+from test_evaluate import read_page
 
 
 def datetime_days_ago(days: float) -> datetime:
@@ -169,8 +172,27 @@ def test_the_command_reports_and_refuses_a_span_that_is_none(tmp_path: Path) -> 
         )  # fmt: skip
 
     assert json.loads(run("--json").stdout)["answers"] == 1
-    assert "# Answers since" in run("--since", "24h").stdout
+    assert "# Answers since" in run("--since", "24h", "--html", "report.html").stdout
+    assert "<h1>Answers since" in (tmp_path / "report.html").read_text()
+    assert "--html: no/r.html cannot be written" in run("--html", "no/r.html").stderr
     assert "--since: a number with h, d or w, such as 7d (got 'week')" in run("--since", "week").stderr
+
+
+def test_the_page_stands_alone_and_shows_what_the_text_shows(tmp_path: Path) -> None:
+    entries = [*(local(i) for i in range(80)), *(cloud(100 + i) for i in range(20)), compared(3, agrees=True)]
+    found = figures(
+        written(tmp_path, *entries, local(500, specialist="<b>", routed_to="<b>", outcome="flagged"))
+    )
+    html = page(found)
+    read_page(html)
+    assert html.count("<svg") == 3
+    assert html == page(found)
+    assert "<b>EUR" in html
+    assert "&lt;b&gt;" in html
+    assert "<td><b></td>" not in html
+    assert not re.search(r"<script|@import|url\((?!#)", html)
+    read_page(page(figures(written(tmp_path / "empty"))))
+    read_page(page(figures(written(tmp_path / "one", local(1, ttft_ms=None, total_ms=None)))))
 
 
 def test_an_empty_ledger_says_so(tmp_path: Path) -> None:

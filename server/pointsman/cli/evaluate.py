@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli.options import Config
-from pointsman.errors import ConfigError, PointsmanError, PreconditionError
+from pointsman.cli.options import Config, write_text
+from pointsman.errors import PointsmanError, PreconditionError
 
 if TYPE_CHECKING:
     from pointsman.review.evaluate import Evaluation
@@ -51,11 +51,11 @@ def evaluate(
         measured, encoder = _measure(data, input_tokens, output_tokens, config)
         figures = json.dumps(plain(measured), indent=2, ensure_ascii=False)
         if json_file is not None:
-            _write(json_file, f"{figures}\n", "--json-file")
+            write_text(json_file, f"{figures}\n", "--json-file")
         if html is not None:
             from pointsman.review.html import page
 
-            _write(html, page(measured, data=str(data), encoder=encoder), "--html")
+            write_text(html, page(measured, data=str(data), encoder=encoder), "--html")
     except PointsmanError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(_TROUBLE) from None
@@ -136,13 +136,6 @@ def _measure(
         measured = evaluate_traffic(traffic, rows, snapshot.matcher, snapshot.version, prices)
         encoder = f"{settings.encoder.model} ({bench.encoder_hash[:12]})"
     return replace(measured, notes=(*measured.notes, *stale)), encoder
-
-
-def _write(path: Path, text: str, option: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{option}: {path} cannot be written: {error.strerror}") from None
 
 
 def _missed(measured: "Evaluation", min_accuracy: float | None, max_wrong: float | None) -> list[str]:

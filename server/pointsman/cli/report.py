@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,9 @@ _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
 def report(
     since: Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w.")] = "7d",
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page for browsers (extra `review`).", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: Config = None,
 ) -> None:
@@ -28,6 +32,11 @@ def report(
     settings = load(config)
     url, begin = settings.ledger.url.get_secret_value(), datetime.now(UTC) - span_of(since)
     found = report_of(url, begin, read_prices(settings.paths.prices), settings.cloud.model)
+    if html is not None:
+        from pointsman.cli.options import write_text
+        from pointsman.ledger.report_html import page
+
+        write_text(html, page(found), "--html")
     if as_json:
         derived = {"cost_per_success": found.cost_per_success, "local_share": found.local_share}
         print(json.dumps(asdict(found) | derived, indent=2, default=str))

@@ -19,37 +19,13 @@ def _lines(report: Report) -> Iterator[str]:
     if not report.answers:
         yield "There were none."
         return
-    yield from _table(("", ""), _headlines(report))
+    yield from _table(("", ""), headlines(report))
     yield from ("", "## Tiers", "")
-    yield from _table(
-        ("", "answers", "share", "p50 / p95 / p99 ms", "first token, the same", "output tokens"),
-        [
-            (
-                t.tier,
-                f"{t.answers:,}",
-                f"{t.share:.1%}",
-                _shown(t.total),
-                _shown(t.ttft),
-                f"{t.output_tokens:.0f}",
-            )
-            for t in report.tiers
-        ],
-    )
+    names = ("", "answers", "share", "p50 / p95 / p99 ms", "first token, the same", "output tokens")
+    yield from _table(names, tier_rows(report))
     if report.specialists:
         yield from ("", "## Specialists", "")
-        yield from _table(
-            ("", "answers", "fell short", "as the cloud says", ""),
-            [
-                (
-                    s.name,
-                    f"{s.answers:,}",
-                    f"{s.share:.1%}",
-                    f"{s.agreed:,} of {s.compared:,}" if s.compared else "-",
-                    _advice(s.answers, s.share),
-                )
-                for s in report.specialists
-            ],
-        )
+        yield from _table(("", "answers", "fell short", "as the cloud says", ""), specialist_rows(report))
     yield from ("", "## Weeks", "")
     yield from _table(
         ("from Monday", "answers", "answered by the cloud"),
@@ -57,7 +33,23 @@ def _lines(report: Report) -> Iterator[str]:
     )
 
 
-def _headlines(report: Report) -> Iterator[tuple[str, str]]:
+def tier_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """Yield a row a tier: name, answers, share, latencies, those of the first token, output tokens."""
+    for t in report.tiers:
+        yield (
+            t.tier, f"{t.answers:,}", f"{t.share:.1%}", _shown(t.total), _shown(t.ttft), f"{t.output_tokens:.0f}"
+        )  # fmt: skip
+
+
+def specialist_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """Yield a row a specialist: name, answers, those that fell short, what the cloud says, advice."""
+    for s in report.specialists:
+        agreed = f"{s.agreed:,} of {s.compared:,}" if s.compared else "-"
+        yield s.name, f"{s.answers:,}", f"{s.share:.1%}", agreed, _advice(s.answers, s.share)
+
+
+def headlines(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield what is said first: cost per successful task, then the rest."""
     yield "cost per successful task", _money(report, report.cost_per_success)
     yield (
         "successful tasks",

@@ -1,5 +1,7 @@
 """An `Evaluation` to one HTML page that needs nothing else. Needs jinja2 and matplotlib (extra `review`)."""
 
+from typing import Any
+
 from pointsman.review.evaluate import Evaluation
 from pointsman.review.metrics import IntentFigures
 from pointsman.review.numbers import cut, interval, percent
@@ -11,19 +13,10 @@ _MOST_PAIRS = 100
 
 def page(evaluation: Evaluation, *, data: str, encoder: str) -> str:
     """Return the page; `data` and `encoder` say what was measured. Equal evaluations make equal pages."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pointsman.review"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "interval": interval, "cut": cut}
     inside = [item.margin for item in evaluation.judged if item.expected is not None]
     outside = [item.margin for item in evaluation.judged if item.expected is None]
-    return environment.get_template(_TEMPLATE).render(
+    return render(
+        _TEMPLATE,
         e=evaluation,
         data=data,
         encoder=encoder,
@@ -35,6 +28,21 @@ def page(evaluation: Evaluation, *, data: str, encoder: str) -> str:
         none="(out of scope)",
         refused="(refused)",
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return one of the templates, filled; values are escaped."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pointsman.review"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "interval": interval, "cut": cut}
+    return environment.get_template(template).render(**values)
 
 
 def _worst_first(figures: IntentFigures) -> tuple[bool, float]:

@@ -87,6 +87,40 @@ def draw_margins(inside: Sequence[float], outside: Sequence[float]) -> str:
     return _finish(figure, "margins", "Score less threshold, in scope and out of scope")
 
 
+def draw_shares(
+    labels: Sequence[str], shares: Sequence[float], title: str, limit: float | None = None
+) -> str:
+    """Draw a bar for each share, in per cent; `limit` is a share that they should not pass."""
+    figure, axes = _start()
+    positions = range(len(labels))
+    colors = [_BLUE if limit is None or share <= limit else _ORANGE for share in shares]
+    axes.bar(positions, [100 * share for share in shares], color=colors)
+    if limit is not None:
+        axes.axhline(100 * limit, color="black", linewidth=1, linestyle=":")
+    axes.set_xticks(
+        positions, labels, rotation=30 if len(labels) > 4 else 0, ha="right" if len(labels) > 4 else "center"
+    )
+    axes.set(ylabel="%", ylim=(0, None))
+    return _finish(figure, title.split(maxsplit=1)[0].lower(), title)
+
+
+def draw_groups(
+    labels: Sequence[str], groups: Sequence[tuple[str, Sequence[float]]], unit: str, title: str
+) -> str:
+    """Draw bars side by side: of each label one bar a group; the axis is logarithmic."""
+    figure, axes = _start()
+    width = 0.8 / max(1, len(groups))
+    for number, (name, values) in enumerate(groups):
+        places = [place + (number - (len(groups) - 1) / 2) * width for place in range(len(labels))]
+        axes.bar(places, values, width=width, label=name, color=(_BLUE, _ORANGE, _GREY)[number % 3])
+    axes.set_xticks(range(len(labels)), labels)
+    if any(value > 0 for _, values in groups for value in values):
+        axes.set_yscale("log")
+    axes.set(ylabel=unit)
+    axes.legend(frameon=False)
+    return _finish(figure, title.split(maxsplit=1)[0].lower(), title)
+
+
 def _start() -> tuple[Any, Any]:
     import matplotlib as mpl
     from matplotlib.figure import Figure  # knows no display, unlike pyplot
