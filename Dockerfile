@@ -14,7 +14,7 @@ print(*p['dependencies'], *p['optional-dependencies']['standard'], *p['optional-
 COPY README.md ./
 COPY server server
 RUN pip wheel --no-deps --wheel-dir /dist . \
-    && /opt/pointsman/bin/pip install -c constraints.txt "$(ls /dist/pointsman-*.whl)[standard,policy]" \
+    && /opt/pointsman/bin/pip install -c constraints.txt "$(ls /dist/pointsman-*.whl)[standard,policy,http,telemetry]" \
     && /opt/pointsman/bin/pip check
 
 FROM python:3.11-slim-bookworm

@@ -76,7 +76,7 @@ $(SERVE)/installed: pyproject.toml constraints.txt
 $(DEV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/pip install $(PIP_FLAGS) torch==2.13.0
-	$(DEV)/bin/pip install $(PIP_FLAGS) -e '.[standard,encoder,train,ctransformers,policy,postgres,review,dev]'
+	$(DEV)/bin/pip install $(PIP_FLAGS) -e '.[standard,encoder,train,ctransformers,policy,postgres,review,http,telemetry,dev]'
 	touch $@
 
 clean:

@@ -8,7 +8,18 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TARGET = ROOT / "constraints.txt"
 CUDA = re.compile(r"^(nvidia|cuda|triton)")
-EXTRAS = ("standard", "encoder", "train", "ctransformers", "policy", "postgres", "review", "dev")
+EXTRAS = (
+    "standard",
+    "encoder",
+    "train",
+    "ctransformers",
+    "http",
+    "policy",
+    "postgres",
+    "review",
+    "telemetry",
+    "dev",
+)
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from pointsman import AsyncClient
 from pointsman.client import Access
 from pointsman.host.known_callers import KnownCallers
 from pointsman.host.serve import Core, open_core
+from pointsman.service.http import HttpServer
 from pointsman.service.server import GrpcServer
 from pointsman.service.tls import credentials
 from pointsman.settings import Settings, load
@@ -135,6 +136,7 @@ class Running:
     client: AsyncClient
     core: Core
     server: GrpcServer
+    http: HttpServer | None = None
 
     @property
     def engine(self) -> Any:
@@ -152,6 +154,18 @@ async def running(
             settings.server, core.answers, core.catalogs, core.metrics.called, known.doors, secured
         )
         await server.start()
+        http = None
+        if settings.server.http_address:
+            http = await asyncio.to_thread(
+                HttpServer,
+                settings.server,
+                core.answers,
+                core.catalogs,
+                core.metrics.called,
+                known.doors,
+                settings.cloud_models,
+            )
+            await http.start()
         stop = asyncio.Event()
         address = f"127.0.0.1:{server.port}"
         try:
@@ -163,11 +177,13 @@ async def running(
                     tasks.create_task(core.policy.watch(stop))
                     await asyncio.sleep(0.2)  # the watch is set up
                 try:
-                    yield Running(address, client, core, server)
+                    yield Running(address, client, core, server, http)
                 finally:
                     stop.set()
         finally:
             await server.drain(0.0)
+            if http is not None:
+                await http.drain(0.0)
 
 
 async def collect(events: Any) -> tuple[str, list[Any]]:

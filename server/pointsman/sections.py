@@ -42,6 +42,9 @@ class Server(_Section):
     insecure: bool = Field(
         False, description="listen beyond this machine although TLS or known callers are missing"
     )
+    http_address: str = Field(
+        "", description="host:port of chat completions over HTTP (extra `http`); empty turns it off"
+    )
     metrics_address: str = Field("127.0.0.1:9464", description="host:port of /metrics; empty turns it off")
     grace_s: Seconds = Field(20.0, description="how long streams may finish after SIGTERM")
     max_message_bytes: Count = Field(4 << 20, description="largest gRPC message accepted")

@@ -49,11 +49,13 @@ class Watch:
         asked: str,
         *,
         holds_back: bool,
+        holds_all: bool = False,
     ) -> None:
         self.model = model
         self._format = format_of(output)
         self._settings = settings
         self._holds_back = holds_back
+        self._holds_all = holds_all
         self._reader = SignalReader(asked)
         self._tokens = 0
         self._complete = 0
@@ -95,6 +97,8 @@ class Watch:
         """Return how many characters of the answer so far are past the commit point."""
         if not self._holds_back or not self.on:
             return len(text)
+        if self._holds_all:
+            return 0
         if self._format is None:
             return len(text) if self._tokens >= self._settings.commit_tokens else 0
         return self._format.complete(text) if self._settings.commit == "field" else 0

@@ -345,7 +345,8 @@ class Generator:
             model = learned.model(specialist.name, specialist.answers_hash)
         output = specialist.output if self._cascade.enabled else FREE_TEXT
         asked = "\n".join(message.content for message in answer.request.messages)
-        return Watch(output, model, self._cascade, asked, holds_back=answer.request.hold_back)
+        hold, hold_all = answer.request.hold_back, answer.request.hold_all
+        return Watch(output, model, self._cascade, asked, holds_back=hold, holds_all=hold_all)
 
     def _may_escalate(self, answer: Answer) -> bool:
         if self._egress is None or answer.decision.reason is Reason.CLOUD_DOWN:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -13,6 +14,7 @@ from pointsman.artifacts.store import ArtifactStore, Progress
 from pointsman.artifacts.uri import Sources
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.load import load_encoder
+from pointsman.errors import ConfigError
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.generation.generator import Generator
@@ -32,10 +34,14 @@ from pointsman.ledger.recorder import Recorder
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.router.router import Router
 from pointsman.router.worker import EncoderWorker
+from pointsman.service.doors import Doors
 from pointsman.service.server import GrpcServer, ensure_free, ensure_safe
-from pointsman.service.tls import credentials
+from pointsman.service.tls import Chain, credentials
 from pointsman.settings import Settings
 from pointsman.values.catalog import Catalog
+
+if TYPE_CHECKING:
+    from pointsman.service.http import HttpServer
 
 _log = structlog.get_logger()
 
@@ -163,6 +169,8 @@ async def serve(
     secured = credentials(settings.server.tls)
     ensure_safe(settings.server, callers.doors)
     ensure_free(settings.server.address, "server.address")
+    if settings.server.http_address:
+        ensure_free(settings.server.http_address, "server.http_address")
     if settings.server.metrics_address:
         ensure_free(settings.server.metrics_address, "server.metrics_address")
     stop = asyncio.Event()
@@ -171,20 +179,26 @@ async def serve(
         with suppress(OSError):  # a read-only disk: then there is nothing to watch
             folder.mkdir(parents=True, exist_ok=True)
     async with open_core(settings, progress, keep=True) as core:
-        close_metrics = None
+        close_metrics, chains = None, []
         if settings.server.metrics_address:
             tls = settings.server.tls
-            close_metrics = core.metrics.serve(
+            close_metrics, context = core.metrics.serve(
                 settings.server.metrics_address,
                 callers.doors.may_read_metrics,
                 (tls.certificate, tls.key) if tls else None,
             )
+            chains += [Chain(context, tls)] if tls and context else []
         try:
             server = GrpcServer(
                 settings.server, core.answers, core.catalogs, core.metrics.called, callers.doors, secured
             )
+            http = await asyncio.to_thread(_http_server, settings, core, callers.doors)
+            chains += [http.chain] if http and http.chain else []
             _on_signals(stop)
             await server.start()
+            if http is not None:
+                await http.start()
+                _log.info("http.ready", port=http.port)
             _log.info("server.ready", port=server.port, took_s=round(time.perf_counter() - begun, 2))
             if ready is not None:
                 ready(server.port)
@@ -193,13 +207,33 @@ async def serve(
                 tasks.create_task(callers.watch(stop), name="callers")
                 tasks.create_task(core.policy.watch(stop), name="policy")
                 tasks.create_task(core.prices.watch(stop), name="prices")
+                for chain in chains:
+                    tasks.create_task(chain.watch(stop), name="certificate")
                 await stop.wait()
-                _log.info("server.draining", grace_s=settings.server.grace_s)
-                cut = await server.drain(settings.server.grace_s)
+                grace_s = settings.server.grace_s
+                _log.info("server.draining", grace_s=grace_s)
+                drained = await asyncio.gather(
+                    server.drain(grace_s), *([http.drain(grace_s)] if http else [])
+                )
+                cut = sum(drained)
             _log.info("server.stopped", streams_cut=cut)
         finally:
             if close_metrics is not None:
                 await asyncio.to_thread(close_metrics)
+
+
+def _http_server(settings: Settings, core: Core, doors: Doors) -> "HttpServer | None":
+    if not settings.server.http_address:
+        return None
+    try:
+        from pointsman.service.http import HttpServer
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"server.http_address: the extra `http` is missing ({error.name}): pip install 'pointsman[standard,http]'"
+        ) from None
+    return HttpServer(
+        settings.server, core.answers, core.catalogs, core.metrics.called, doors, settings.cloud_models
+    )
 
 
 def fast_event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

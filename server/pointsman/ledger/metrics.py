@@ -1,5 +1,6 @@
 """Prometheus metrics, on a port of their own."""
 
+import ssl
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,8 @@ class Metrics:
         address: str,
         may_read: Callable[[str], bool] = lambda _: True,
         certificate: tuple[Path, Path] | None = None,
-    ) -> Callable[[], None]:
-        """Serve /metrics; returns what ends it.
+    ) -> tuple[Callable[[], None], ssl.SSLContext | None]:
+        """Serve /metrics; returns what ends it, and the context of its TLS.
 
         may_read: asked with the Authorization header of each request
         certificate: PEM files of certificate and key, for TLS
@@ -122,7 +123,7 @@ class Metrics:
             server.server_close()
             thread.join()
 
-        return close
+        return close, getattr(server.socket, "context", None)
 
     def called(self, method: str, code: str) -> None:
         """Count a call."""

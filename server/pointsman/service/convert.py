@@ -51,9 +51,7 @@ def request_of(
     if len(message.session_id) > _MAX_SESSION_ID:
         text = f"{len(message.session_id)} characters; the limit is {_MAX_SESSION_ID}"
         raise InvalidRequestError("session_id", text)
-    if caller and not re.fullmatch(IDENTIFIER, caller):
-        text = f"the caller must match {IDENTIFIER} (got {caller[:_MAX_SESSION_ID]!r})"
-        raise InvalidRequestError(CALLER, text)
+    check_caller(caller)
     sampling = _sampling(message.sampling) if isinstance(message, pb.GenerateRequest) else Sampling()
     return Request(
         messages=_messages(message.messages, limits),
@@ -67,28 +65,62 @@ def request_of(
     )
 
 
+def check_caller(caller: str) -> None:
+    """Refuse what is no name of a caller.
+
+    Raises:
+        InvalidRequestError: says what a name looks like.
+
+    """
+    if caller and not re.fullmatch(IDENTIFIER, caller):
+        text = f"the caller must match {IDENTIFIER} (got {caller[:_MAX_SESSION_ID]!r})"
+        raise InvalidRequestError(CALLER, text)
+
+
 def _messages(messages: Sequence[pb.Message], limits: Limits) -> tuple[Message, ...]:
-    if not messages:
+    check_count(len(messages), limits)
+    for i, m in enumerate(messages):
+        if m.role not in _ROLES:
+            text = f"role {m.role} of message {i} is none of system (1), user (2), assistant (3)"
+            raise InvalidRequestError(f"messages[{i}].role", text)
+    found = tuple(Message(_ROLES[m.role], m.content) for m in messages)
+    check_messages(found, limits)
+    return found
+
+
+def check_count(count: int, limits: Limits) -> None:
+    """Refuse a conversation of no messages, or of too many.
+
+    Raises:
+        InvalidRequestError: names the limit.
+
+    """
+    if not count:
         raise InvalidRequestError("messages", "a request needs at least one message")
-    if len(messages) > limits.messages:
-        text = f"{len(messages)} messages; the limit is {limits.messages} (server.max_messages)"
+    if count > limits.messages:
+        text = f"{count} messages; the limit is {limits.messages} (server.max_messages)"
         raise InvalidRequestError("messages", text)
-    size = sum(len(m.content.encode()) for m in messages)
+
+
+def check_messages(messages: Sequence[Message], limits: Limits) -> None:
+    """Refuse a conversation that is too long, or that does not end with a prompt.
+
+    Raises:
+        InvalidRequestError: names the message and the limit.
+
+    """
+    check_count(len(messages), limits)
+    size = sum(len(m.content.encode("utf-8", "surrogatepass")) for m in messages)
     if size > limits.prompt_bytes:
         text = (
             f"the conversation is {size} bytes; the limit is {limits.prompt_bytes} (server.max_prompt_bytes)"
         )
         raise InvalidRequestError("messages", text)
-    for i, m in enumerate(messages):
-        if m.role not in _ROLES:
-            text = f"role {m.role} of message {i} is none of system (1), user (2), assistant (3)"
-            raise InvalidRequestError(f"messages[{i}].role", text)
     last = len(messages) - 1
-    if messages[last].role != pb.ROLE_USER:
+    if messages[last].role is not Role.USER:
         raise InvalidRequestError(f"messages[{last}].role", "the last message must be the user's")
     if not messages[last].content.strip():
         raise InvalidRequestError(f"messages[{last}].content", "the prompt is empty")
-    return tuple(Message(_ROLES[m.role], m.content) for m in messages)
 
 
 def _constraints(constraints: pb.Constraints, sampling: Sampling) -> Constraints:

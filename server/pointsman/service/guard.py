@@ -28,9 +28,13 @@ Observe = Callable[[str, str], None]
 """Called with the method and the status code's name at the end of every call."""
 
 
-def _new_id() -> str:
-    """Return 32 hexadecimal digits. Unique, not secret: a generator without system calls will do."""
-    return f"{random.getrandbits(128):032x}"
+def request_id_of(given: object) -> str:
+    """Return the id that a caller gave, where it is one, else a new one: 32 hexadecimal digits.
+
+    Unique, not secret: a generator without system calls will do.
+    """
+    acceptable = isinstance(given, str) and _ACCEPTABLE_ID.match(given)
+    return str(given) if acceptable else f"{random.getrandbits(128):032x}"
 
 
 class _Undecodable:
@@ -113,7 +117,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
 
     def _enter(self, context: Any) -> None:
         given = next((value for key, value in context.invocation_metadata() or () if key == _REQUEST_ID), "")
-        request_id = given if isinstance(given, str) and _ACCEPTABLE_ID.match(given) else _new_id()
+        request_id = request_id_of(given)
         structlog.contextvars.bind_contextvars(request_id=request_id)
         context.set_trailing_metadata(((_REQUEST_ID, request_id),))
         self.in_flight += 1

@@ -63,6 +63,11 @@ def ensure_safe(settings: ServerSettings, doors: Doors) -> None:
             f"server.address: {settings.address} is reached from other machines, and there is no "
             f"{' and no '.join(wanting)}; --insecure listens all the same"
         )
+    if wanting and settings.http_address and not is_loopback(settings.http_address):
+        raise ConfigError(
+            f"server.http_address: {settings.http_address} is reached from other machines, and there is no "
+            f"{' and no '.join(wanting)}; --insecure listens all the same"
+        )
     if settings.metrics_address and not doors.watched and not is_loopback(settings.metrics_address):
         raise ConfigError(
             f"server.metrics_address: {settings.metrics_address} is reached from other machines, and there are no "

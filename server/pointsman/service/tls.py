@@ -1,6 +1,9 @@
 """Certificate files to what a listener shows; files that are replaced are shown to the next connection."""
 
+import asyncio
 import ipaddress
+import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from pointsman.errors import ConfigError
 from pointsman.sections import Tls
 
 _log = structlog.get_logger()
+_LOOK_EVERY_S = 0.5
 
 
 def credentials(settings: Tls | None) -> Any:
@@ -41,6 +45,46 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class Chain:
+    """Certificate and key of a listener of Python's own TLS, taken up again when they are replaced."""
+
+    def __init__(self, context: ssl.SSLContext, settings: Tls) -> None:
+        """Watch the files that a context was loaded from."""
+        self._context = context
+        self._paths = (settings.certificate, settings.key)
+        self._signatures = self._look()
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Take changes up until told to stop."""
+        while not stop.is_set():
+            await asyncio.to_thread(self.look)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
+
+    def look(self) -> None:
+        """Take up what changed; half of a pair that was replaced is no pair, and is looked at again."""
+        signatures = self._look()
+        if signatures == self._signatures:
+            return
+        self._signatures = signatures
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._paths)  # before anything changes
+            self._context.load_cert_chain(*self._paths)
+        except (ssl.SSLError, OSError) as error:
+            _log.error("tls.refused", error=str(error), serves="the certificate before it")
+        else:
+            _log.info("tls.reloaded")
+
+    def _look(self) -> tuple[tuple[int, ...], ...]:
+        found = []
+        for path in self._paths:
+            try:
+                found.append(signature_of(path))
+            except OSError:
+                found.append(())
+        return tuple(found)
 
 
 class _Files:

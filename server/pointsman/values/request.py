@@ -64,6 +64,7 @@ class Request:
     caller: who asks; empty when nobody said
     budget_s: seconds that the caller will wait; None without a deadline
     hold_back: whether tokens wait until the local answer is sure enough
+    hold_all: then, whether all of them do: for callers that cannot take back what they were told
     screening: what the policy says of it, once it was asked
     """
 
@@ -75,6 +76,7 @@ class Request:
     caller: str = ""
     budget_s: float | None = None
     hold_back: bool = False
+    hold_all: bool = False
     screening: Screening = NOTHING_FOUND
 
     @property

@@ -1,0 +1,184 @@
+"""The body of a chat completion to a request. What cannot be honoured is refused, not dropped."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pointsman.errors import InvalidRequestError, UnknownNameError
+from pointsman.service.convert import Limits, check_caller, check_messages
+from pointsman.values.catalog import Catalog
+from pointsman.values.request import Constraints, Message, Request, Role, Sampling, Tier
+
+AUTO = "auto"
+_ROLES = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+}
+_MAX_STOPS = 16
+_SHOWN = 80
+
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Part(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class _Message(BaseModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[_Part]
+
+    @property
+    def text(self) -> str:
+        return (
+            self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        )
+
+
+class _StreamOptions(BaseModel):
+    include_usage: bool = False
+
+
+class _Format(BaseModel):
+    type: Literal["text"]
+
+
+class _Ours(BaseModel):
+    """What chat completions have no field for; `extra_body={"pointsman": {…}}` in the client of OpenAI."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    session_id: Annotated[str, Field(max_length=128)] = ""
+    task_type: str | None = None
+    tier: Tier | None = None
+    local_only: bool = False
+    deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class _Body(BaseModel):
+    """Fields that are read. Others that change what is answered are refused below; the rest says nothing here."""
+
+    model: str = AUTO
+    messages: list[_Message]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
+    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=_MAX_STOPS)] | None = (
+        None
+    )
+    seed: int | None = None
+    logprobs: bool | None = False
+    top_logprobs: Literal[0] | None = None
+    n: Literal[1] | None = 1
+    stream: bool | None = False
+    stream_options: _StreamOptions | None = None
+    response_format: _Format | None = None
+    pointsman: _Ours = _Ours()
+
+
+_REFUSED = (
+    "tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "modalities", "prediction",
+    "web_search_options", "presence_penalty", "frequency_penalty",
+)  # fmt: skip
+"""Fields that would change the answer, and are not supported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request, and how it is to be answered."""
+
+    request: Request
+    stream: bool
+    include_usage: bool
+
+
+def asked_of(
+    content: bytes,
+    catalog: Catalog,
+    cloud_models: Sequence[str],
+    limits: Limits,
+    request_id: str,
+    caller: str,
+) -> Asked:
+    """Check a body and return what it asks.
+
+    `model` is `auto`, a specialist's name, or the name of a model of the cloud.
+
+    Raises:
+        InvalidRequestError: names the field and the value.
+        UnknownNameError: no such model.
+
+    """
+    body = _body(content)
+    messages = tuple(Message(_ROLES[message.role], message.text) for message in body.messages)
+    check_messages(messages, limits)
+    check_caller(caller)
+    ours = body.pointsman
+    sampling = Sampling(
+        temperature=body.temperature,
+        top_p=body.top_p,
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        seed=body.seed,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        logprobs=bool(body.logprobs),
+    )
+    specialist, tier = _model(body.model, catalog, cloud_models)
+    constraints = Constraints(
+        specialist=specialist,
+        tier=ours.tier or tier,
+        task_type=ours.task_type,
+        local_only=ours.local_only,
+        output_tokens=sampling.max_tokens or 0,
+    )
+    request = Request(
+        messages=messages,
+        constraints=constraints,
+        sampling=sampling,
+        request_id=request_id,
+        session_id=ours.session_id,
+        caller=caller,
+        budget_s=ours.deadline_s,
+        hold_back=bool(body.stream),
+        hold_all=True,
+    )
+    include = body.stream_options is not None and body.stream_options.include_usage
+    return Asked(request, bool(body.stream), include)
+
+
+def _model(name: str, catalog: Catalog, cloud_models: Sequence[str]) -> tuple[str | None, Tier | None]:
+    if name == AUTO:
+        return None, None
+    if catalog.specialist(name) is not None:
+        return name, None
+    if name in cloud_models:
+        return None, Tier.CLOUD if name == cloud_models[0] else Tier.MID
+    raise UnknownNameError("model", name, [AUTO, *(s.name for s in catalog.specialists), *cloud_models])
+
+
+def _body(content: bytes) -> _Body:
+    try:
+        fields: Any = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InvalidRequestError("", f"the body is not JSON: {reason}") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequestError("", f"the body must be a JSON object (got {type(fields).__name__})")
+    for name in _REFUSED:
+        if fields.get(name) not in (None, 0, [], {}, "none", ["text"]):
+            raise InvalidRequestError(name, "is not supported here")
+    try:
+        return _Body.model_validate(fields)
+    except ValidationError as error:
+        # Of a text or a list, both kinds are told of: the fault that lies deepest is the one that was meant.
+        first = max(error.errors(include_url=False), key=lambda item: len(item["loc"]))
+        field = re.sub(r"\.(str|list\[.*?\])(?=\.|$)", "", ".".join(str(part) for part in first["loc"]))
+        value = "" if first["type"] == "missing" else f" (got {str(first['input'])[:_SHOWN]!r})"
+        raise InvalidRequestError(field, f"{first['msg']}{value}") from None
