@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import socket
+import ssl
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from pointsman.host.known_callers import KnownCallers
 from pointsman.sections import Server, Tls
 from pointsman.service.doors import Doors, let_in
 from pointsman.service.server import ensure_safe
-from pointsman.service.tls import credentials
+from pointsman.service.tls import Chain, credentials
 from pointsman.v1 import catalog_pb2
 from pointsman.values.caller import Caller, Role, Shown
 
@@ -398,7 +400,7 @@ async def test_metrics_are_for_operators_once_callers_are_known(site: Site) -> N
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        close = await asyncio.to_thread(
+        close, _ = await asyncio.to_thread(
             server.core.metrics.serve, f"127.0.0.1:{port}", doors.may_read_metrics
         )
         try:
@@ -461,3 +463,35 @@ async def test_nobody_registers_a_file_of_the_machine(site: Site) -> None:
         code, text = await code_of(server.client.catalog.RegisterSpecialist(request))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "base.uri: only files of specialists/" in text
+
+
+async def test_metrics_show_a_certificate_that_was_replaced(site: Site, tmp_path: Path) -> None:
+    ca = trustme.CA()
+    files = Tls(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+
+    def issue() -> None:
+        issued = ca.issue_cert("127.0.0.1")
+        issued.private_key_pem.write_to_path(str(files.key))
+        issued.cert_chain_pems[0].write_to_path(str(files.certificate))
+
+    def shown(port: int) -> str:
+        return ssl.get_server_certificate(("127.0.0.1", port), timeout=10)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    await asyncio.to_thread(issue)
+    async with running(site.fill().settings(), engines=False) as server:
+        pair = (files.certificate, files.key)
+        close, context = await asyncio.to_thread(
+            server.core.metrics.serve, f"127.0.0.1:{port}", lambda _: True, pair
+        )
+        assert context is not None
+        chain = await asyncio.to_thread(Chain, context, files)
+        try:
+            before = await asyncio.to_thread(shown, port)
+            await asyncio.to_thread(issue)
+            await asyncio.to_thread(chain.look)
+            assert await asyncio.to_thread(shown, port) != before
+        finally:
+            await asyncio.to_thread(close)
