@@ -289,6 +289,21 @@ class Audit(_Section):
     )
 
 
+class Telemetry(_Section):
+    """Traces and metrics for OpenTelemetry (extra `telemetry`)."""
+
+    otlp_endpoint: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = Field(
+        "", description="collector, OTLP over gRPC, as in http://127.0.0.1:4317; empty turns it off"
+    )
+    service: str = Field("pointsman", description="`service.name`")
+    share: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="of traces that begin here; those of callers are kept as they say"
+    )
+    metrics_every_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        60.0, description="time between two exports of metrics"
+    )
+
+
 class Log(_Section):
     """One line a request."""
 

@@ -33,6 +33,7 @@ from pointsman.sections import (
     Routing,
     Server,
     Shadow,
+    Telemetry,
 )
 
 PREFIX = "POINTSMAN_"
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     shadow: Shadow = Shadow()
     audit: Audit = Audit()
     ledger: Ledger = Field(default_factory=Ledger)
+    telemetry: Telemetry = Telemetry()
     log: Log = Log()
 
     @property

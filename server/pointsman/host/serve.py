@@ -34,6 +34,7 @@ from pointsman.ledger.recorder import Recorder
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.router.router import Router
 from pointsman.router.worker import EncoderWorker
+from pointsman.sections import Telemetry as TelemetrySettings
 from pointsman.service.doors import Doors
 from pointsman.service.server import GrpcServer, ensure_free, ensure_safe
 from pointsman.service.tls import Chain, credentials
@@ -41,6 +42,7 @@ from pointsman.settings import Settings
 from pointsman.values.catalog import Catalog
 
 if TYPE_CHECKING:
+    from pointsman.ledger.telemetry import Telemetry
     from pointsman.service.http import HttpServer
 
 _log = structlog.get_logger()
@@ -106,10 +108,11 @@ async def open_core(
         )
         if cloud is not None and not policy.there:
             _log.warning("policy.none", path=str(settings.paths.policy), leaves="whatever is for the cloud")
-        ledger = None
-        if keep and settings.ledger.enabled:
-            ledger = await asyncio.to_thread(LedgerWriter, settings.ledger, policy.gate.redacted)
-            ending.push_async_callback(asyncio.to_thread, ledger.close)
+        ledger = telemetry = None
+        if keep:
+            ledger, telemetry = await asyncio.to_thread(_books, settings, policy)
+            for close in [kept.close for kept in (ledger, telemetry) if kept is not None]:
+                ending.push_async_callback(asyncio.to_thread, close)
         router = Router(worker, await builder.build(Catalog()), settings.conversations, policy.gate)
         bundle = settings.paths.bundle
         catalogs = (
@@ -142,6 +145,7 @@ async def open_core(
                 auditor=auditor,
                 ledger=ledger,
                 log_text=settings.ledger.text,
+                telemetry=telemetry,
             ),
             manager,
             pool,
@@ -220,6 +224,24 @@ async def serve(
         finally:
             if close_metrics is not None:
                 await asyncio.to_thread(close_metrics)
+
+
+def _books(settings: Settings, policy: PolicySource) -> "tuple[LedgerWriter | None, Telemetry | None]":
+    ledger = LedgerWriter(settings.ledger, policy.gate.redacted) if settings.ledger.enabled else None
+    return ledger, _telemetry(settings.telemetry)
+
+
+def _telemetry(settings: TelemetrySettings) -> "Telemetry | None":
+    if not settings.otlp_endpoint:
+        return None
+    try:
+        from pointsman.ledger.telemetry import Telemetry
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"telemetry.otlp_endpoint: the extra `telemetry` is missing ({error.name}): "
+            "pip install 'pointsman[standard,telemetry]'"
+        ) from None
+    return Telemetry.over_otlp(settings)
 
 
 def _http_server(settings: Settings, core: Core, doors: Doors) -> "HttpServer | None":

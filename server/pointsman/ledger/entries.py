@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from pointsman.errors import OverloadedError, PointsmanError, PolicyError
 from pointsman.policy.conditions import facts_of
@@ -11,6 +11,15 @@ from pointsman.values.events import Done, Shortfall
 from pointsman.values.ledger import Entry
 from pointsman.values.policy import Action
 from pointsman.values.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What was done about an answer from a moment on: `generate`, or `escalate` for what took over."""
+
+    name: str
+    at_ms: float
+    decision: Decision
 
 
 @dataclass(slots=True)
@@ -27,6 +36,7 @@ class Story:
     routed_to: str = ""
     policy: Action = Action.ALLOW
     said: str = ""
+    steps: list[Step] = field(default_factory=list)
 
     @classmethod
     def of(cls, request: Request, method: str) -> "Story":
@@ -38,6 +48,22 @@ class Story:
         self.decision, self.timings = routed.decision, routed.timings
         self.routed_to = routed.decision.specialist or ""
         self.policy = routed.screening.action
+        if self.method == "generate":
+            self.steps.append(Step("generate", self.elapsed_ms(), routed.decision))
+
+    def moved(self, decision: Decision, stands: int) -> None:
+        """Go on with a decision that took over; `stands` characters of what was said stay."""
+        self.decision = decision
+        self.said = self.said[:stands]
+        self.steps.append(Step("escalate", self.elapsed_ms(), decision))
+
+    def elapsed_ms(self) -> float:
+        """Return the time since the request came."""
+        return (time.perf_counter() - self.begun) * 1e3
+
+    def clock(self, at_ms: float) -> int:
+        """Return a moment of the request as nanoseconds of Unix time."""
+        return int(self.arrived * 1e9 + at_ms * 1e6)
 
     def entry(self, outcome: str) -> Entry:
         """Return how it ended, without a text."""
@@ -47,7 +73,7 @@ class Story:
             caller=request.caller,
             session_id=request.session_id,
             routed_to=self.routed_to,
-            total_ms=(time.perf_counter() - self.begun) * 1e3,
+            total_ms=self.elapsed_ms(),
             route_ms=self.timings.total_ms if self.timings else None,
             asked=asked_of(request, self.policy),
         )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -29,6 +30,9 @@ from pointsman.values.ledger import Feedback
 from pointsman.values.policy import NOTHING_FOUND
 from pointsman.values.request import Request
 
+if TYPE_CHECKING:
+    from pointsman.ledger.telemetry import Telemetry
+
 _log = structlog.get_logger()
 
 
@@ -46,7 +50,9 @@ class Recorder:
         auditor: Auditor | None = None,
         ledger: LedgerWriter | None = None,
         log_text: bool = False,
+        telemetry: "Telemetry | None" = None,
     ) -> None:
+        self._telemetry = telemetry
         self._auditor = auditor or Auditor(None)
         self._ledger = ledger
         self._log_text = log_text
@@ -90,8 +96,7 @@ class Recorder:
                             local.begin(event.decision)
                             self._metrics.decided(event.decision, event.timings)
                         case Escalation():
-                            story.decision = event.decision
-                            story.said = story.said[: event.retract_from]
+                            story.moved(event.decision, event.retract_from)
                             local.move(event)
                             self._metrics.escalated(event.decision)
                         case Done():
@@ -146,7 +151,9 @@ class Recorder:
         _log.info("route.decided", **subject, **_fields(routed.decision), **_times(routed.timings))
 
     def _keep(self, story: Story, outcome: str) -> None:
-        """Give the ledger what became of a request."""
+        """Give telemetry and the ledger what became of a request."""
+        if self._telemetry is not None:
+            self._telemetry.note(story, outcome)
         if self._ledger is None:
             return
         entry = story.entry(outcome)

@@ -60,15 +60,16 @@ class Router:
         """
         arrived = time.perf_counter()
         request = await self.gate.admit(request)
+        policy_ms = (time.perf_counter() - arrived) * 1e3
         snapshot = self._snapshot
         ruling = rule(request, snapshot.catalog, snapshot.cloud_task_types, snapshot.setup.mid)
         matched = await self._match(request, snapshot) if ruling.needs_similarity else None
         decision = decide(ruling, matched.evidence if matched else Evidence(), snapshot.setup)
         total_ms = (time.perf_counter() - arrived) * 1e3
         timings = (
-            RouteTimings(matched.queue_ms, matched.embed_ms, matched.search_ms, total_ms)
+            RouteTimings(matched.queue_ms, matched.embed_ms, matched.search_ms, total_ms, policy_ms)
             if matched
-            else RouteTimings(total_ms=total_ms)
+            else RouteTimings(total_ms=total_ms, policy_ms=policy_ms)
         )
         return Route(Routed(decision, timings, request.screening), snapshot, request)
 

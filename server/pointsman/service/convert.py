@@ -38,6 +38,7 @@ def request_of(
     *,
     caller: str = "",
     budget_s: float | None = None,
+    traceparent: str = "",
 ) -> Request:
     """Check a request and return it as a value.
 
@@ -62,6 +63,7 @@ def request_of(
         caller=caller,
         budget_s=budget_s,
         hold_back=isinstance(message, pb.GenerateRequest) and message.hold_back,
+        traceparent=traceparent,
     )
 
 

@@ -7,6 +7,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -29,7 +30,7 @@ from pointsman.service.guard import Observe, request_id_of
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.service.tls import Chain
 from pointsman.values.caller import Role, Shown
-from pointsman.values.catalog import CALLER
+from pointsman.values.catalog import CALLER, TRACEPARENT
 from pointsman.values.decision import Routed
 from pointsman.values.events import Done
 
@@ -149,7 +150,8 @@ class HttpServer:
         asked = asked_of(
             content, self._catalogs.catalog, self._cloud_models, self._limits, call.request_id, call.caller
         )
-        await call.while_there(self._answer(call, asked))
+        traced = replace(asked.request, traceparent=call.request.headers.get(TRACEPARENT, ""))
+        await call.while_there(self._answer(call, replace(asked, request=traced)))
 
     async def _answer(self, call: "_Call", asked: Asked) -> None:
         async with aclosing(self._answers.generate(asked.request)) as events:

@@ -17,7 +17,7 @@ from pointsman.service.convert_catalog import (
 from pointsman.service.doors import Doors, let_in
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.v1 import catalog_pb2, catalog_pb2_grpc, router_pb2, router_pb2_grpc
-from pointsman.values.catalog import CALLER
+from pointsman.values.catalog import CALLER, TRACEPARENT
 from pointsman.values.events import Done
 from pointsman.values.request import Request
 
@@ -54,13 +54,20 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
     def _asked(self, request: router_pb2.RouteRequest | router_pb2.GenerateRequest, context: Any) -> Request:
         request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))
         caller, budget_s = _caller(context), context.time_remaining()
-        return request_of(request, self._limits, request_id, caller=caller, budget_s=budget_s)
+        trace = _said(context, TRACEPARENT)
+        return request_of(
+            request, self._limits, request_id, caller=caller, budget_s=budget_s, traceparent=trace
+        )
 
 
 def _caller(context: Any) -> str:
     known = let_in.get()
-    said = (value for key, value in context.invocation_metadata() or () if key == CALLER)
-    return known.name if known else next(said, "")  # who is known is not asked for a name
+    return known.name if known else _said(context, CALLER)  # who is known is not asked for a name
+
+
+def _said(context: Any, key: str) -> str:
+    """Return what the metadata of a call say; empty where they say nothing."""
+    return next((value for name, value in context.invocation_metadata() or () if name == key), "")
 
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):

@@ -16,6 +16,7 @@ LOCAL = "local"
 _SPECIALIST = "specialist:"
 IDENTIFIER = r"^[\w.:/=+-]{1,128}$"
 """What request ids and the names of callers are made of."""
+TRACEPARENT = "traceparent"
 CALLER = "x-pointsman-caller"
 """The metadata in which callers give their names, for rules that depend on them."""
 

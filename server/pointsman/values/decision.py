@@ -128,12 +128,13 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class RouteTimings:
-    """Where the time of a decision went, in milliseconds."""
+    """Where the time of a decision went, in milliseconds, `policy_ms` first."""
 
     queue_ms: float = 0.0
     embed_ms: float = 0.0
     search_ms: float = 0.0
     total_ms: float = 0.0
+    policy_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ class Request:
     budget_s: seconds that the caller will wait; None without a deadline
     hold_back: whether tokens wait until the local answer is sure enough
     hold_all: then, whether all of them do: for callers that cannot take back what they were told
+    traceparent: of the trace that the caller began, as W3C writes it; empty without one
     screening: what the policy says of it, once it was asked
     """
 
@@ -77,6 +78,7 @@ class Request:
     budget_s: float | None = None
     hold_back: bool = False
     hold_all: bool = False
+    traceparent: str = ""
     screening: Screening = NOTHING_FOUND
 
     @property
