@@ -95,6 +95,8 @@ def test_sums_are_those_of_the_rows(tmp_path: Path) -> None:
     assert found.output_share == pytest.approx(10 / 110)
     assert found.retried == pytest.approx(0.2)
     assert found.tiers[0].total.p50 == pytest.approx(139.5)
+    assert found.latency_gain[0] == pytest.approx(139.5 / 209.5)
+    assert "| local latency, of the cloud's: p50 / p95 / p99; first token | 0.67 /" in markdown(found)
     assert "| cost per successful task | EUR 0.002020 |" in markdown(found)
 
 

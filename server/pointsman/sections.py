@@ -47,6 +47,9 @@ class Server(_Section):
     )
     metrics_address: str = Field("127.0.0.1:9464", description="host:port of /metrics; empty turns it off")
     grace_s: Seconds = Field(20.0, description="how long streams may finish after SIGTERM")
+    stall_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
+        30.0, description="longest time that a caller may leave a piece of its answer unread"
+    )
     max_message_bytes: Count = Field(4 << 20, description="largest gRPC message accepted")
     max_prompt_bytes: Count = Field(256 << 10, description="largest conversation accepted, UTF-8")
     max_messages: Count = Field(256, description="most messages in a conversation")

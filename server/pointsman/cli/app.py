@@ -20,6 +20,7 @@ from pointsman.cli.economics import economics
 from pointsman.cli.encoder import encoder
 from pointsman.cli.evaluate import evaluate, explain
 from pointsman.cli.export import export
+from pointsman.cli.feedback import feedback
 from pointsman.cli.intents import diff, import_, lint
 from pointsman.cli.options import Config
 from pointsman.cli.policy import policy
@@ -41,6 +42,7 @@ app.add_typer(audit, name="audit")
 app.add_typer(policy, name="policy")
 app.command()(report)
 app.command()(economics)
+app.command()(feedback)
 app.command()(audit_traffic)
 app.command()(replay)
 app.command()(export)

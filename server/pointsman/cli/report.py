@@ -38,7 +38,11 @@ def report(
 
         write_text(html, page(found), "--html")
     if as_json:
-        derived = {"cost_per_success": found.cost_per_success, "local_share": found.local_share}
+        derived = {
+            "cost_per_success": found.cost_per_success,
+            "local_share": found.local_share,
+            "latency_gain": found.latency_gain,
+        }
         print(json.dumps(asdict(found) | derived, indent=2, default=str))
     else:
         print(markdown(found), end="")

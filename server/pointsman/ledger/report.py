@@ -117,6 +117,19 @@ class Report:
         return self.cost / self.successes if self.cost is not None and self.successes else None
 
     @property
+    def latency_gain(self) -> tuple[float | None, ...]:
+        """Local latencies as parts of the cloud's: p50, p95, p99, and p50 of the first token."""
+        by_tier = {tier.tier: tier for tier in self.tiers}
+        if not {"local", "cloud"} <= by_tier.keys():
+            return ()
+        local, cloud = (
+            (t.total.p50, t.total.p95, t.total.p99, t.ttft.p50) for t in (by_tier["local"], by_tier["cloud"])
+        )
+        return tuple(
+            here / there if here and there else None for here, there in zip(local, cloud, strict=True)
+        )
+
+    @property
     def local_share(self) -> float:
         """Share of the answers that no model of the cloud had the last word in."""
         return sum(tier.share for tier in self.tiers if tier.tier == "local")

@@ -72,6 +72,9 @@ def headlines(report: Report) -> Iterator[tuple[str, str]]:
             "of local answers asked of the cloud as well, the same",
             _share(report.agreed, report.compared) + f", for {_money(report, report.compared_cost)}",
         )
+    if any(report.latency_gain):
+        *total, first = ("-" if part is None else f"{part:.2f}" for part in report.latency_gain)
+        yield "local latency, of the cloud's: p50 / p95 / p99; first token", f"{' / '.join(total)}; {first}"
     yield "output tokens", f"{report.output_share:.1%} of all"
     yield "cloud asked again", f"{report.retried:.1%} of answers"
     yield "throttled", f"{report.throttled:.1%} of requests"

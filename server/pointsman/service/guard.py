@@ -11,7 +11,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from pointsman.errors import BackendDownError, InvalidRequestError, PointsmanError, unwrap
+from pointsman.errors import BackendDownError, DeadlineError, InvalidRequestError, PointsmanError, unwrap
 from pointsman.service.doors import Doors, bearer
 from pointsman.service.errors import code_of, status_of
 from pointsman.values.caller import Role, Shown
@@ -21,6 +21,7 @@ _log = structlog.get_logger()
 _OURS = "/pointsman."
 _LEDGERED = "/pointsman.v1.RouterService/"  # the ledger has a line of these
 _REQUEST_ID = "x-request-id"
+_STALL_RETRY_S = 1.0
 _NAMES = ("x509_subject_alternative_name", "x509_common_name")
 _ACCEPTABLE_ID = re.compile(IDENTIFIER)
 
@@ -37,6 +38,11 @@ def request_id_of(given: object) -> str:
     return str(given) if acceptable else f"{random.getrandbits(128):032x}"
 
 
+def stalled(stall_s: float) -> DeadlineError:
+    """Return the error of a caller that does not read its answer."""
+    return DeadlineError(f"the answer was not read for {stall_s:g} s (server.stall_s)", _STALL_RETRY_S)
+
+
 class _Undecodable:
     """Stands in for a request whose bytes are no message."""
 
@@ -47,7 +53,8 @@ class _Undecodable:
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships without types
     """Wraps the handlers of our own services; health and reflection pass through."""
 
-    def __init__(self, observe: Observe, doors: Doors) -> None:
+    def __init__(self, observe: Observe, doors: Doors, stall_s: float) -> None:
+        self._stall_s = stall_s
         self._observe = observe
         self._doors = doors
         self.in_flight = 0
@@ -99,10 +106,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
             try:
                 self._admit(request)
                 with self._doors.enter(self._doors.who(shown_by(context)), _role_for(method)):
-                    events: AsyncGenerator[Any, None] = behaviour(request, context)
-                    async with aclosing(events):
-                        async for event in events:
-                            await context.write(event)
+                    unread = await self._written(behaviour(request, context), context)
+                await self._refuse_stalled(unread)
             except asyncio.CancelledError:  # the caller left, or the deadline passed
                 self._observe(method, "CANCELLED")
                 raise
@@ -114,6 +119,27 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
                 self.in_flight -= 1
 
         return handle
+
+    async def _written(self, events: AsyncGenerator[Any, None], context: Any) -> asyncio.Task[None] | None:
+        """Write all events; returns the write that the caller left unread for too long, if there is one."""
+        async with aclosing(events):
+            async for event in events:
+                writing: asyncio.Task[None] = asyncio.ensure_future(context.write(event))
+                try:
+                    await asyncio.wait({writing}, timeout=self._stall_s)
+                except asyncio.CancelledError:
+                    writing.cancel()
+                    raise
+                if not writing.done():
+                    return writing
+                writing.result()
+        return None
+
+    async def _refuse_stalled(self, unread: asyncio.Task[None] | None) -> None:
+        """Fail a call that was left unread; its place is free by now, and a status can be sent once it reads on."""
+        if unread is not None:
+            await unread
+            raise stalled(self._stall_s)
 
     def _enter(self, context: Any) -> None:
         given = next((value for key, value in context.invocation_metadata() or () if key == _REQUEST_ID), "")

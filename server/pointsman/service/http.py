@@ -26,7 +26,7 @@ from pointsman.service.chat_request import AUTO, Asked, asked_of
 from pointsman.service.convert import Limits
 from pointsman.service.doors import Doors, bearer
 from pointsman.service.errors import INTERNAL_MESSAGE, code_of
-from pointsman.service.guard import Observe, request_id_of
+from pointsman.service.guard import Observe, request_id_of, stalled
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.service.tls import Chain
 from pointsman.values.caller import Role, Shown
@@ -73,6 +73,7 @@ class HttpServer:
         """
         self.in_flight = 0
         self.draining = False
+        self.stall_s = settings.stall_s
         self._settings = settings
         self._answers = answers
         self._catalogs = catalogs
@@ -209,7 +210,7 @@ class _Endpoint:
         self._handle = handle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        call = _Call(Request(scope, receive), send)
+        call = _Call(Request(scope, receive), send, self._server.stall_s)
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
         self._server.in_flight += 1
         try:
@@ -232,11 +233,13 @@ class _Endpoint:
 class _Call:
     """One request, and what was sent in answer to it."""
 
-    def __init__(self, request: Request, send: Send) -> None:
+    def __init__(self, request: Request, send: Send, stall_s: float) -> None:
+        self._stall_s = stall_s
         self.request = request
         self.request_id = request_id_of(request.headers.get("x-request-id"))
         self.caller = ""
         self.gone = False
+        self._stalled = False
         self._send = send
         self._begun = False
 
@@ -271,7 +274,12 @@ class _Call:
             told = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"} | headers
             raw = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": raw})
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except TimeoutError:
+            self._stalled = True
+            raise stalled(self._stall_s) from None
 
     async def end_events(self) -> None:
         """End a stream of events."""
@@ -287,6 +295,8 @@ class _Call:
         message = INTERNAL_MESSAGE if status == _INTERNAL[0] else str(error)
         field = error.field if isinstance(error, InvalidRequestError) else None
         code = type(error).__name__.removesuffix("Error").lower() if status != _INTERNAL[0] else None
+        if self._stalled:
+            return
         if self._begun:
             await self._send(
                 {
