@@ -168,6 +168,7 @@ class AlwaysHard:
     """A difficulty model to which everything is too hard."""
 
     on = True
+    threshold = 0.1
 
     def judge(self, row: np.ndarray, text: str, intent: str) -> Hardness:
         return Hardness(0.7, 0.1)

@@ -153,7 +153,10 @@ class Recorder:
     def _keep(self, story: Story, outcome: str) -> None:
         """Give telemetry and the ledger what became of a request."""
         if self._telemetry is not None:
-            self._telemetry.note(story, outcome)
+            try:
+                self._telemetry.note(story, outcome)
+            except Exception as error:  # noqa: BLE001 - whatever it is, requests go on
+                _log.error("telemetry.failed", error=repr(error)[:200])
         if self._ledger is None:
             return
         entry = story.entry(outcome)
