@@ -18,9 +18,11 @@ import trustme
 from harness import Cloud, Running, Site, running, until, write_prices
 from pointsman.errors import ConfigError
 from pointsman.sections import Server, Tls
+from pointsman.service.chat_reply import Reply, _logprobs
 from pointsman.service.doors import Doors
 from pointsman.service.http import HttpServer
 from pointsman.service.server import ensure_safe
+from pointsman.values.events import Escalation, Token
 from test_doors import entry, write_callers
 
 FAR = "Compare the foreign policies of Bismarck and Metternich in an essay."
@@ -167,6 +169,15 @@ async def test_what_only_we_have_travels_in_the_body(site: Site) -> None:
         ({"tools": [{"type": "function"}]}, "tools", "not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format.type", "json_object"),
         ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),
+        ({"stop": ""}, "stop", "at least 1 character"),
+        ({"local_only": True}, "local_only", "belongs under 'pointsman'"),
+        ({"constraints": {"local_only": True}}, "constraints", "belongs under 'pointsman'"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', None, "half of a surrogate pair"),
+        (
+            b'{"messages": [{"role": "user", "content": "x"}], "pointsman": {"session_id": "\\ud800"}}',
+            None,
+            "surrogate",
+        ),
     ],
 )
 async def test_a_bad_body_is_refused_with_its_field(
@@ -183,6 +194,46 @@ async def test_a_bad_body_is_refused_with_its_field(
     assert error["param"] == param
     assert message in error["message"]
     assert still.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        "my IBAN",
+        [{"role": "user", "content": ["my IBAN"]}],
+        [{"role": "user", "content": {"text": "my IBAN"}}],
+    ],
+)
+async def test_a_refusal_repeats_nothing_of_the_conversation(
+    site: Site, messages: Any, log_lines: list[dict[str, Any]]
+) -> None:
+    async with door(site, engines=False) as at:
+        answer = await at.post({"messages": messages})
+    assert answer.status_code == 400
+    assert "IBAN" not in answer.text
+    assert "IBAN" not in json.dumps(log_lines, default=str)
+
+
+async def test_a_deadline_ends_the_call_and_frees_what_it_held(site: Site) -> None:
+    with Cloud("slow", words=("word ",) * 200) as cloud:
+        async with door(site, engines=False, cloud=cloud.settings) as at:
+            with pytest.raises(openai.InternalServerError, match=r"not there within 0\.5 s") as late:
+                await at.ask(FAR, extra_body={"pointsman": {"deadline_s": 0.5}})
+            await until(cloud.closed_early.is_set)
+    assert late.value.status_code == 504
+
+
+def test_log_probabilities_are_json_and_those_of_what_stands() -> None:
+    decision: Any = type("Decision", (), {})()
+    reply = Reply("r", decision)
+    for text in ("one ", "two ", "three"):
+        reply.take(Token(text, float("-inf")))
+    told = json.dumps(_logprobs(reply.tokens), allow_nan=False)
+    assert "-9999.0" in told
+    reply.take(Escalation(decision, 8, "", None))
+    assert (reply.text, [token.text for token in reply.tokens]) == ("one two ", ["one ", "two "])
+    reply.take(Escalation(decision, 2, "", None))
+    assert (reply.text, reply.tokens) == ("on", [])
 
 
 async def test_limits_and_unknown_names_are_said(site: Site) -> None:

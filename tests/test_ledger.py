@@ -195,6 +195,16 @@ def test_a_full_disk_drops_and_serves_on(sqlite: str, log_lines: list[dict[str, 
     writer.close()
 
 
+def test_a_row_that_no_driver_takes_holds_nothing_up(url: str) -> None:
+    writer = LedgerWriter(settings(url))
+    for i in range(3):
+        writer.note(entry(i, session_id="\ud800" if i == 1 else ""))
+    wait_for(lambda: writer.written == 2)
+    writer.close()
+    assert [row["request_id"] for row in rows(url)] == ["r0", "r2"]
+    assert writer.dropped == 1
+
+
 def test_old_rows_go_by_age_and_by_number(url: str) -> None:
     writer = LedgerWriter(settings(url, keep_days=10, keep_rows=5))
     old = time.time() - 11 * 86400

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _SCOPE = "pointsman"
 _TIMEOUT_S = 5
+_QUEUE = 1024
+"""Spans that wait, and that are sent at once: at the end, a collector that is away is tried once."""
 _LOCAL, _CLOUD = "pointsman", "openai"
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
@@ -91,7 +93,11 @@ class Telemetry:
             OTLPMetricExporter(**target), export_interval_millis=settings.metrics_every_s * 1e3
         )
         return cls(
-            [BatchSpanProcessor(OTLPSpanExporter(**target))],
+            [
+                BatchSpanProcessor(
+                    OTLPSpanExporter(**target), max_queue_size=_QUEUE, max_export_batch_size=_QUEUE
+                )
+            ],
             [reader],
             service=settings.service,
             share=settings.share,

@@ -25,6 +25,8 @@ _log = structlog.get_logger()
 
 Redact = Callable[[str, str], str]
 """A text and its caller's name to the text that may be stored."""
+_UNFIT = (DataError, ValueError)
+"""Of rows that no database takes; half of a surrogate pair is a ValueError of the driver."""
 _Row = tuple[sa.Table, dict[str, Any]]
 _SAY_EVERY_S = 60.0
 _TIDY_EVERY_S = 600.0
@@ -147,7 +149,7 @@ class LedgerWriter:
         rows = [self._row(entry) for entry in batch]
         try:
             self._insert(rows)
-        except DataError as error:  # one of them never can be: the others must not wait for it
+        except _UNFIT as error:  # one of them never can be: the others must not wait for it
             self._insert_one_by_one(rows)
             self._complain(error)
         for _ in batch:
@@ -164,7 +166,7 @@ class LedgerWriter:
         for row in rows:
             try:
                 self._insert([row])
-            except DataError:
+            except _UNFIT:
                 self.dropped += 1
 
     def _row(self, entry: Entry | Comparison) -> _Row:

@@ -11,6 +11,8 @@ from pointsman.values.decision import Decision, Routed
 from pointsman.values.events import Done, Escalation, Event, FinishReason, Token
 
 DONE = b"data: [DONE]\n\n"
+_LEAST_LOGPROB = -9999.0
+"""In the place of minus infinity, which JSON has no word for."""
 _FINISHES = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
@@ -38,11 +40,20 @@ class Reply:
             case Escalation():
                 self.decision = event.decision
                 self.text = self.text[: event.retract_from]
-                self.tokens = self.tokens if event.retract_from else []
+                self._withdraw()
             case Done():
                 self.done = event
             case Routed():
                 self.decision = event.decision
+
+    def _withdraw(self) -> None:
+        """Forget the tokens of what does not stand."""
+        length = 0
+        for number, token in enumerate(self.tokens):
+            length += len(token.text)
+            if length > len(self.text):
+                del self.tokens[number:]
+                return
 
     def headers(self) -> dict[str, str]:
         """Return what the response says of the decision before its body."""
@@ -164,7 +175,7 @@ def _logprobs(tokens: list[Token]) -> dict[str, Any] | None:
         "content": [
             {
                 "token": token.text,
-                "logprob": token.logprob,
+                "logprob": max(token.logprob or 0.0, _LEAST_LOGPROB),
                 "bytes": list(token.text.encode("utf-8", "replace")),
                 "top_logprobs": [],
             }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from pointsman.errors import InvalidRequestError, UnknownNameError
 from pointsman.service.convert import Limits, check_caller, check_messages
@@ -71,9 +72,11 @@ class _Body(BaseModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
-    stop: str | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=_MAX_STOPS)] | None = (
-        None
-    )
+    stop: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=_MAX_STOPS)]
+        | None
+    ) = None
     seed: int | None = None
     logprobs: bool | None = False
     top_logprobs: Literal[0] | None = None
@@ -166,6 +169,9 @@ def _model(name: str, catalog: Catalog, cloud_models: Sequence[str]) -> tuple[st
 def _body(content: bytes) -> _Body:
     try:
         fields: Any = json.loads(content)
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError("", "a text of the body is not Unicode: half of a surrogate pair") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise InvalidRequestError("", f"the body is not JSON: {reason}") from None
@@ -174,11 +180,24 @@ def _body(content: bytes) -> _Body:
     for name in _REFUSED:
         if fields.get(name) not in (None, 0, [], {}, "none", ["text"]):
             raise InvalidRequestError(name, "is not supported here")
+    for name in (
+        *_Ours.model_fields,
+        "constraints",
+    ):  # what keeps a conversation here must not be passed over
+        if name in fields:
+            raise InvalidRequestError(name, f"belongs under 'pointsman': {{'pointsman': {{{name!r}: …}}}}")
     try:
         return _Body.model_validate(fields)
     except ValidationError as error:
         # Of a text or a list, both kinds are told of: the fault that lies deepest is the one that was meant.
         first = max(error.errors(include_url=False), key=lambda item: len(item["loc"]))
-        field = re.sub(r"\.(str|list\[.*?\])(?=\.|$)", "", ".".join(str(part) for part in first["loc"]))
-        value = "" if first["type"] == "missing" else f" (got {str(first['input'])[:_SHOWN]!r})"
-        raise InvalidRequestError(field, f"{first['msg']}{value}") from None
+        field = re.sub(r"\.(str|constrained-str|list\[.*?\])(?=\.|$)", "", ".".join(map(str, first["loc"])))
+        raise InvalidRequestError(field, f"{first['msg']}{_shown(first)}") from None
+
+
+def _shown(item: ErrorDetails) -> str:
+    """Return a value that may be told: never what could be a part of the conversation."""
+    told = item["loc"][0] != "messages" or item["loc"][-1] in {"role", "type"}
+    if item["type"] == "missing" or not told:
+        return ""
+    return f" (got {str(item['input'])[:_SHOWN]!r})"

@@ -5,8 +5,8 @@ Callers are known by the bearer token alone, which is what clients of OpenAI cal
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +17,16 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from pointsman.errors import BackendDownError, ConfigError, InvalidRequestError, PointsmanError, unwrap
+from pointsman.errors import (
+    BackendDownError,
+    ConfigError,
+    DeadlineError,
+    InvalidRequestError,
+    PointsmanError,
+    unwrap,
+)
 from pointsman.sections import Server as ServerSettings
 from pointsman.service.chat_reply import Reply, chunks, data
 from pointsman.service.chat_request import AUTO, Asked, asked_of
@@ -32,7 +39,7 @@ from pointsman.service.tls import Chain
 from pointsman.values.caller import Role, Shown
 from pointsman.values.catalog import CALLER, TRACEPARENT
 from pointsman.values.decision import Routed
-from pointsman.values.events import Done
+from pointsman.values.events import Done, Event
 
 _log = structlog.get_logger()
 _POLL_S = 0.05
@@ -86,7 +93,7 @@ class HttpServer:
             Route("/v1/models", _Endpoint(self, "models", self._models), methods=["GET"]),
             Route("/v1/models/{name:path}", _Endpoint(self, "models", self._model), methods=["GET"]),
         ]
-        self._socket = _bound(settings.http_address)
+        self._socket = _bound(settings.http_address, settings.stall_s)
         self.port: int = self._socket.getsockname()[1]
         tls = settings.tls
         config = uvicorn.Config(
@@ -152,27 +159,36 @@ class HttpServer:
             content, self._catalogs.catalog, self._cloud_models, self._limits, call.request_id, call.caller
         )
         traced = replace(asked.request, traceparent=call.request.headers.get(TRACEPARENT, ""))
-        await call.while_there(self._answer(call, replace(asked, request=traced)))
+        deadline_s = asked.request.budget_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                await call.while_there(self._answer(call, replace(asked, request=traced)))
+        except TimeoutError:
+            message = f"the answer was not there within {deadline_s:g} s (pointsman.deadline_s)"
+            raise DeadlineError(message, retry_after_s=1.0) from None
 
     async def _answer(self, call: "_Call", asked: Asked) -> None:
         async with aclosing(self._answers.generate(asked.request)) as events:
             first = await anext(events)
             assert isinstance(first, Routed)  # noqa: S101 - the decision comes first
             reply = Reply(call.request_id, first.decision)
+            counted = self._counted(events)
             if asked.stream:
-                async with aclosing(chunks(reply, events, include_usage=asked.include_usage)) as stream:
+                async with aclosing(chunks(reply, counted, include_usage=asked.include_usage)) as stream:
                     async for chunk in stream:
                         await call.send_event(chunk, reply.headers())
                 await call.end_events()
             else:
-                async for event in events:
+                async for event in counted:
                     reply.take(event)
                 await call.respond(JSONResponse(reply.completion(), headers=reply.headers()))
-            self._spend(reply.done)
 
-    def _spend(self, done: Done | None) -> None:
-        if done is not None:
-            self._doors.spent(done.usage.prompt_tokens + done.usage.completion_tokens)
+    async def _counted(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+        """Yield events; tokens count for the caller once they are known, read or not."""
+        async for event in events:
+            if isinstance(event, Done):
+                self._doors.spent(event.usage.prompt_tokens + event.usage.completion_tokens)
+            yield event
 
     async def _models(self, call: "_Call") -> None:
         await call.respond(
@@ -265,7 +281,7 @@ class _Call:
         """Send a whole response."""
         self._begun = True
         response.headers["x-request-id"] = self.request_id
-        await response(self.request.scope, self.request.receive, self._send)
+        await response(self.request.scope, self.request.receive, self._write)
 
     async def send_event(self, chunk: bytes, headers: dict[str, str]) -> None:
         """Send a piece of a stream of events; the first one begins it."""
@@ -273,17 +289,20 @@ class _Call:
             self._begun = True
             told = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"} | headers
             raw = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
-            await self._send({"type": "http.response.start", "status": 200, "headers": raw})
-        try:
-            async with asyncio.timeout(self._stall_s):
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except TimeoutError:
-            self._stalled = True
-            raise stalled(self._stall_s) from None
+            await self._write({"type": "http.response.start", "status": 200, "headers": raw})
+        await self._write({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def end_events(self) -> None:
         """End a stream of events."""
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._write({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._send(message)
+        except TimeoutError:
+            self._stalled = True
+            raise stalled(self._stall_s) from None
 
     async def fail(self, error: BaseException, raised: Exception) -> None:
         """Send an error: as the response, or as the last event of what was begun."""
@@ -298,13 +317,9 @@ class _Call:
         if self._stalled:
             return
         if self._begun:
-            await self._send(
-                {
-                    "type": "http.response.body",
-                    "body": data(_error(kind, message, field, code)),
-                    "more_body": False,
-                }
-            )
+            last = data(_error(kind, message, field, code))
+            with suppress(DeadlineError):
+                await self._write({"type": "http.response.body", "body": last, "more_body": False})
             return
         response = _error_response(status, kind, message, field, code)
         retry = getattr(error, "retry_after_s", None)
@@ -328,10 +343,12 @@ async def _content(request: Request, most: int) -> bytes:
     return bytes(content)
 
 
-def _bound(address: str) -> socket.socket:
+def _bound(address: str, stall_s: float) -> socket.socket:
     host, _, port = address.rpartition(":")
     listener = socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # of its connections: one that takes nothing any more is closed
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stall_s * 1000))
     try:
         listener.bind((host.strip("[]"), int(port)))
     except OSError as error:
