@@ -122,12 +122,16 @@ async def test_a_decision_alone_and_one_that_needs_no_look_have_their_spans(site
 
 async def test_an_escalation_is_a_span_beside_the_answer_that_it_replaces() -> None:
     seen = Seen()
-    with Endpoint() as endpoint:
+    with Endpoint("slow") as endpoint:
         source = await generator(Engine(BAD), endpoint)
         recorder = Recorder(source._router, source, _metrics(), log_prompts=False, telemetry=seen.telemetry)
         await events_of(recorder, asked())
     escalate = seen.named("escalate")
     assert (escalate.attributes or {})["pointsman.reason"] == "escalated"
+    assert (escalate.start_time or 0) >= (seen.named("generate").end_time or 0)
+    assert (escalate.end_time or 0) - (
+        escalate.start_time or 0
+    ) > 10e6  # from when the cloud was asked, not from its first token
     names = tree(seen.spans)
     assert (names["chat m"], names["chat big-model"]) == ("generate", "escalate")
     assert (seen.named("chat m").attributes or {})["gen_ai.provider.name"] == "pointsman"

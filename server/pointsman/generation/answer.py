@@ -17,6 +17,7 @@ class Answer:
     """Of one request. `said` is the text that stands with the caller; `finished` is how its source ended.
 
     versions: of specialists that were asked, by the specialist's name
+    asked_ms: when what may take over was asked; None while nothing was
     drawn: whether it is one of those that the cloud is asked as well; logprobs: then of its local tokens
     """
 
@@ -31,6 +32,7 @@ class Answer:
     confidence: float | None = None
     shortfall: Shortfall | None = None
     versions: dict[str, Specialist] = field(default_factory=dict)
+    asked_ms: float | None = None
     drawn: bool = False
     logprobs: list[float | None] = field(default_factory=list)
     _logprob: float | None = None
@@ -66,7 +68,8 @@ class Answer:
         self.decision = decision
         self.said = self.said[:stands]
         self._logprob = None
-        return Escalation(decision, len(self.said), decision.explanation, verdict.shortfall)
+        asked_ms, self.asked_ms = self.asked_ms, None
+        return Escalation(decision, len(self.said), decision.explanation, verdict.shortfall, asked_ms)
 
 
 def common_prefix(first: str, second: str) -> int:

@@ -220,6 +220,7 @@ class Generator:
         If the cloud fails after that, the draft stands again. local: how the draft ended, None if it was cut.
         """
         assert self._egress is not None  # noqa: S101 - see `_may_escalate`
+        answer.asked_ms = answer.elapsed_ms()
         setup, before = answer.route.snapshot.setup, answer.decision
         specialist = self._specialist(answer)
         after = escalated(before, setup, verdict.why)
@@ -249,6 +250,7 @@ class Generator:
                 raise
             failure = f"The cloud failed ({error})"
         if answer.decision is before:
+            answer.asked_ms = None
             return
         if draft and finished is not None and finished.reason is FinishReason.CONTENT_FILTER:
             failure = "The cloud's content filter ended its answer"

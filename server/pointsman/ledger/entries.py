@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pointsman.errors import OverloadedError, PointsmanError, PolicyError
 from pointsman.policy.conditions import facts_of
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
-from pointsman.values.events import Done, Shortfall
+from pointsman.values.events import Done, Escalation, Shortfall
 from pointsman.values.ledger import Entry
 from pointsman.values.policy import Action
 from pointsman.values.request import Request
@@ -51,11 +51,12 @@ class Story:
         if self.method == "generate":
             self.steps.append(Step("generate", self.elapsed_ms(), routed.decision))
 
-    def moved(self, decision: Decision, stands: int) -> None:
-        """Go on with a decision that took over; `stands` characters of what was said stay."""
-        self.decision = decision
-        self.said = self.said[:stands]
-        self.steps.append(Step("escalate", self.elapsed_ms(), decision))
+    def moved(self, event: Escalation) -> None:
+        """Go on with a decision that took over, from when its model was asked."""
+        self.decision = event.decision
+        self.said = self.said[: event.retract_from]
+        at_ms = self.elapsed_ms() if event.asked_ms is None else event.asked_ms
+        self.steps.append(Step("escalate", at_ms, event.decision))
 
     def elapsed_ms(self) -> float:
         """Return the time since the request came."""

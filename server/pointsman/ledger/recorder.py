@@ -96,7 +96,7 @@ class Recorder:
                             local.begin(event.decision)
                             self._metrics.decided(event.decision, event.timings)
                         case Escalation():
-                            story.moved(event.decision, event.retract_from)
+                            story.moved(event)
                             local.move(event)
                             self._metrics.escalated(event.decision)
                         case Done():

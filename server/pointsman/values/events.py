@@ -55,12 +55,14 @@ class Escalation:
     """The answer moves to another model, or is made anew; characters from `retract_from` on are withdrawn.
 
     shortfall: what the local answer fell short in; None when none did
+    asked_ms: when what takes over was asked, after the request came; None when nobody was
     """
 
     decision: Decision
     retract_from: int
     explanation: str
     shortfall: Shortfall | None = None
+    asked_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
