@@ -209,7 +209,7 @@ class Cloud:
     """A real HTTP server that speaks chat completions, and can be told to misbehave.
 
     `behaviours` are taken in order, one a request; the last one stays. A behaviour is a status code, or
-    "ok", "hang" (accept and say nothing), "half" (break off within the answer), "silent" (an empty stream),
+    "ok", "hang" (accept and say nothing), "half" (break off within the answer), "silent" (an empty stream), "mute" (no usage),
     "filtered" (its content filter ends the answer).
     """
 
@@ -281,7 +281,8 @@ class Cloud:
                         "total_tokens": 1500,
                         "prompt_tokens_details": {"cached_tokens": 400},
                     }
-                    self._send({"choices": [], "usage": usage})
+                    if behaviour != "mute":
+                        self._send({"choices": [], "usage": usage})
                     self.wfile.write(b"data: [DONE]\n\n")
                 except OSError:
                     cloud.closed_early.set()

@@ -135,6 +135,22 @@ def test_migrations_make_the_tables_that_the_code_knows(url: str) -> None:
     engine.dispose()
 
 
+def test_a_ledger_of_an_earlier_version_gets_what_it_lacks(url: str) -> None:
+    engine = database(url)
+    migrate(engine)
+    with engine.begin() as connection:
+        for column in ("confidence_alone", "scorer", "hardness_by", "asked"):
+            connection.execute(sa.text(f"ALTER TABLE requests DROP COLUMN {column}"))
+        connection.execute(sa.text("DROP TABLE comparisons"))
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
+    engine.dispose()
+    writer = LedgerWriter(settings(url))
+    writer.note(entry(1))
+    wait_for(lambda: writer.written == 1)
+    writer.close()
+    assert rows(url)[0]["asked"] == ""
+
+
 def test_two_instances_share_one_database_from_their_start(url: str) -> None:
     writers = [LedgerWriter(settings(url)) for _ in range(3)]
     for i in range(300):

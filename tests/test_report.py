@@ -142,6 +142,20 @@ def test_what_has_no_price_is_not_free(tmp_path: Path) -> None:
     assert "no price of the model 'big' (priced: none)" in markdown(unlisted)
 
 
+def test_a_mid_tier_or_a_broken_answer_without_a_price_is_not_free_either(tmp_path: Path) -> None:
+    for i, more in enumerate(({"tier": "mid"}, {"outcome": "invalid"})):
+        found = figures(written(tmp_path / str(i), cloud(1, cost=None, **more)))
+        assert found.cost is None
+    specialist = figures(written(tmp_path / "own", local(1, tier="mid")))
+    assert specialist.cost == 0
+
+
+def test_costs_of_comparisons_in_another_currency_are_not_added_up(tmp_path: Path) -> None:
+    found = figures(written(tmp_path, local(1), compared(1, agrees=True, currency="USD")))
+    assert found.cost is None
+    assert "costs in USD too" in found.unpriced
+
+
 def test_currencies_are_not_added_up(tmp_path: Path) -> None:
     found = figures(written(tmp_path, cloud(1), cloud(2, currency="USD")))
     assert found.cost is None

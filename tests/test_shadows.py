@@ -254,6 +254,36 @@ async def test_a_cloud_that_fails_takes_nothing_from_the_caller(behaviour: int |
     assert (site.book.rows, site.shadows.skipped) == ([], {"failed": 1})
 
 
+async def test_whatever_goes_wrong_in_the_background_ends_nothing() -> None:
+    async def broken(texts: Sequence[str]) -> Rows:
+        raise TypeError(f"{len(texts)} texts that no tokenizer takes")
+
+    with Endpoint() as endpoint:
+        async with beside(endpoint) as site:
+            site.shadows._embed = broken
+            await site.ask()
+            site.shadows._embed = embed
+            await site.ask()
+    assert (len(site.book.rows), site.shadows.skipped) == (1, {"failed": 1})
+
+
+async def test_a_judge_that_fails_loses_nothing_that_was_paid_for() -> None:
+    with Endpoint("ok", 500) as endpoint:
+        async with beside(endpoint, shadow={"free_text": "judge"}) as site:
+            await site.ask()
+    (row,) = site.book.rows
+    assert (row.method, row.cost) == ("similarity", pytest.approx(COST))
+
+
+async def test_a_cloud_that_tells_no_tokens_is_asked_once_for_nothing_would_bound_its_cost() -> None:
+    with Endpoint("mute") as endpoint:
+        async with beside(endpoint) as site:
+            await site.ask()
+            await site.ask()
+    assert len(endpoint.requests) == 1
+    assert (site.book.rows, site.shadows.skipped) == ([], {"failed": 1, "no price": 1})
+
+
 async def test_a_cloud_that_hangs_keeps_nobody_waiting_at_the_end() -> None:
     with Endpoint("hang") as endpoint:
         begun = time.monotonic()

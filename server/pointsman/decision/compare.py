@@ -30,10 +30,10 @@ def agreement(output: Output, local: str, cloud: str) -> Agreement | None:
         if isinstance(found, dict) and isinstance(expected, dict) and expected:
             names = found.keys() | expected.keys()
             equal = sum(
-                name in found and name in expected and found[name] == expected[name] for name in names
+                name in found and name in expected and _same(found[name], expected[name]) for name in names
             )
             return Agreement("fields", equal / len(names), equal == len(names))
-        same = found is not None and found == expected
+        same = found is not None and _same(found, expected)
     else:
         same = local == cloud
     return Agreement("exact", float(same), same)
@@ -55,6 +55,11 @@ def judged(reply: str) -> Agreement | None:
     if not word.startswith(("yes", "no")):
         return None
     return Agreement("judge", float(word.startswith("yes")), word.startswith("yes"))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two parsed values are the same JSON: to Python, true is 1."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _parsed(text: str) -> Any:

@@ -41,6 +41,7 @@ from pointsman.values.events import (
     GenerateTimings,
     Shortfall,
     Token,
+    Usage,
 )
 from pointsman.values.request import Request
 
@@ -365,7 +366,8 @@ class Generator:
         finished = answer.finished
         assert finished is not None  # noqa: S101 - a backend's stream ends with it, or raises
         cost = None
-        if self._egress is not None and answer.decision.specialist is None:
+        known = finished.usage != Usage()  # an endpoint that tells no tokens is not free
+        if self._egress is not None and answer.decision.specialist is None and known:
             cost = self._egress.cloud.cost(answer.decision.model, finished.usage)
         timings = GenerateTimings(
             route=answer.route.routed.timings,

@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Protocol
@@ -74,6 +75,7 @@ class Shadows:
         self._running: set[asyncio.Task[None]] = set()
         self._day = ""
         self._spent = 0.0
+        self._unbounded = False
         self.skipped: Counter[str] = Counter()
 
     def draw(self) -> bool:
@@ -99,7 +101,7 @@ class Shadows:
             task.cancel()
 
     def _why_not(self) -> str:
-        if self._cloud.cost(self._cloud.settings.model, Usage()) is None:
+        if self._unbounded or self._cloud.cost(self._cloud.settings.model, Usage()) is None:
             return "no price"
         if len(self._running) >= _AT_ONCE:
             return "busy"
@@ -120,6 +122,10 @@ class Shadows:
             self.skipped["policy" if isinstance(error, PolicyError) else "failed"] += 1
             _log.info("shadow.failed", request_id=answer.request.request_id, error=str(error))
             return
+        except Exception as error:  # noqa: BLE001 - nobody waits for it, and nothing may end with it
+            self.skipped["failed"] += 1
+            _log.error("shadow.failed", request_id=answer.request.request_id, error=repr(error)[:200])
+            return
         self._book.keep(row)
 
     async def _read_the_book(self) -> None:
@@ -139,9 +145,10 @@ class Shadows:
         found = agreement(specialist.output, answer.said, text)
         if found is None and self._settings.free_text == "judge":
             judging = judge_question(answer.request, answer.said, text)
-            reply, more = await self._ask(beside, judging, egress)
-            cost = replace(cost, amount=cost.amount + more.amount)
-            found = judged(reply)
+            with suppress(PointsmanError):  # what is paid for is kept: then they are compared by meaning
+                reply, more = await self._ask(beside, judging, egress)
+                cost = replace(cost, amount=cost.amount + more.amount)
+                found = judged(reply)
         return Comparison(
             time=time.time(),
             request_id=answer.request.request_id,
@@ -163,8 +170,14 @@ class Shadows:
         model = self._cloud.settings.model
         text, finished = await egress.whole(beside, question, model, fenced=fenced)
         cost = self._cloud.cost(model, finished.usage)
-        if cost is None:
-            raise BackendDownError(f"the model {model!r} has no price any more")
+        if cost is None or finished.usage == Usage():
+            why = (
+                "has no price any more"
+                if cost is None
+                else "tells no tokens, so nothing bounds what it costs"
+            )
+            self._unbounded = True
+            raise BackendDownError(f"the model {model!r} {why}")
         self._spent += cost.amount
         return text, cost
 

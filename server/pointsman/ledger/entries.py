@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from pointsman.errors import OverloadedError, PointsmanError, PolicyError
 from pointsman.policy.conditions import facts_of
@@ -10,7 +10,9 @@ from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Shortfall
 from pointsman.values.ledger import Entry
 from pointsman.values.policy import Action
-from pointsman.values.request import Request
+from pointsman.values.request import Constraints, Request
+
+_CONSTRAINTS = tuple(field.name for field in fields(Constraints))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Story:
     routed_to: str = ""
     policy: Action = Action.ALLOW
     said: str = ""
+    first: Decision | None = None
     steps: list[Step] = field(default_factory=list)
 
     @classmethod
@@ -46,6 +49,7 @@ class Story:
     def decided(self, routed: Routed) -> None:
         """Go on with the first decision."""
         self.decision, self.timings = routed.decision, routed.timings
+        self.first = routed.decision
         self.routed_to = routed.decision.specialist or ""
         self.policy = routed.screening.action
         if self.method == "generate":
@@ -76,16 +80,23 @@ class Story:
             routed_to=self.routed_to,
             total_ms=self.elapsed_ms(),
             route_ms=self.timings.total_ms if self.timings else None,
-            asked=asked_of(request, self.policy),
+            asked=asked_of(request, self.policy, self.first),
         )
         if self.decision is not None:
             entry = _with_decision(entry, self.decision)
         return entry if self.done is None else _with_answer(entry, self.done)
 
 
-def asked_of(request: Request, policy: Action = Action.ALLOW) -> str:
-    """Return what a request fixes, what rules ask for and what the policy said, without any text of it."""
-    asked = {name: value for name, value in asdict(request.constraints).items() if value}
+def asked_of(request: Request, policy: Action = Action.ALLOW, first: Decision | None = None) -> str:
+    """Return what a request fixes, what rules ask for, what the policy said and where it went first; no text of it."""
+    asked: dict[str, object] = {}
+    for name in _CONSTRAINTS:
+        if value := getattr(request.constraints, name):
+            asked[name] = value
+    if first is not None:
+        asked["to"] = first.specialist or first.model
+        if first.evidence.follow_up:
+            asked["follow_up"] = True
     asked["tokens"] = facts_of(request).tokens
     if request.budget_s is not None:
         asked["budget_s"] = round(request.budget_s, 3)

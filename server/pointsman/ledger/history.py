@@ -12,7 +12,7 @@ from pointsman.values.ledger import Past
 
 _AT_ONCE = 20_000
 _COLUMNS = (
-    "request_id", "caller", "method", "outcome", "tier", "routed_to", "model", "intent", "reason",
+    "request_id", "caller", "method", "outcome", "tier", "specialist", "routed_to", "model", "intent", "reason",
     "similarity", "score", "confidence_alone", "difficulty", "scorer", "hardness_by", "prompt_tokens",
     "cached_tokens", "completion_tokens", "cost", "currency",
 )  # fmt: skip

@@ -52,6 +52,11 @@ def answers_of(url: str, since: datetime, specialist: str = "") -> list[dict[str
 
 
 def _compared(url: str, since: datetime, specialist: str) -> Iterator[Any]:
+    last = (  # callers choose ids: one that was asked again has several rows, the last answered one is compared
+        sa.select(sa.func.max(requests.c.id))
+        .where(requests.c.method == "generate", requests.c.outcome.in_(("ok", "flagged", "invalid")))
+        .group_by(requests.c.request_id, requests.c.caller)
+    )
     same = (requests.c.request_id == comparisons.c.request_id) & (requests.c.caller == comparisons.c.caller)
     wanted = (
         sa.select(
@@ -67,7 +72,7 @@ def _compared(url: str, since: datetime, specialist: str) -> Iterator[Any]:
         .select_from(comparisons.join(requests, same))
         .where(
             comparisons.c.time >= since.timestamp(),
-            requests.c.method == "generate",
+            requests.c.id.in_(last),
             requests.c.prompt.is_not(None),
         )
         .order_by(comparisons.c.id)

@@ -153,9 +153,8 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
         SQLAlchemyError: the ledger cannot be read.
 
     """
-    columns = _read(connection, since.timestamp())
+    columns = _read(connection, since.timestamp(), prices.currency)
     ratings = _ratings(connection, since.timestamp())
-    currencies = _currencies(connection, since.timestamp())
     beside = _beside(connection, since.timestamp())
     count = len(columns["time"])
     outcome, tier = columns["outcome"], columns["tier"]
@@ -167,9 +166,9 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
     seconds = datetime.now(UTC).timestamp() - max(since.timestamp(), columns["time"].min()) if count else 0.0
     compared_cost = sum(beside_one.cost for beside_one in beside)
     charged = float(np.nansum(columns["cost"])) + compared_cost
-    unpriced = _unpriced(
-        int(((tier == "cloud") & good & np.isnan(columns["cost"])).sum()), currencies, prices
-    )
+    foreign = bool(np.nansum(columns["foreign"])) or any(one.currency != prices.currency for one in beside)
+    others = _currencies(connection, since.timestamp()) - {prices.currency} if foreign else set()
+    unpriced = _unpriced(int(np.nansum(columns["unpriced"])), others, prices)
     price = prices.models.get(model)
     return Report(
         since=since,
@@ -194,12 +193,12 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
     )
 
 
-def _unpriced(rows: int, currencies: set[str], prices: PriceList) -> str:
+def _unpriced(rows: int, others: set[str], prices: PriceList) -> str:
     """Return why costs cannot be summed; empty where they can."""
     if rows and not prices.models:
         return f"{rows:,} answers of the cloud, and no prices"
-    if others := sorted(currencies - {prices.currency}):
-        return f"the ledger has costs in {', '.join(others)} too, and prices are in {prices.currency}"
+    if others:
+        return f"the ledger has costs in {', '.join(sorted(others))} too, and prices are in {prices.currency}"
     return f"{rows:,} answers of the cloud were given while their model had no price" if rows else ""
 
 
@@ -211,12 +210,19 @@ class _Beside:
     count: int
     agreed: int
     cost: float
+    currency: str
 
 
 def _beside(connection: sa.Connection, since: float) -> list[_Beside]:
     agreed = sa.func.sum(sa.case((comparisons.c.agrees, 1), else_=0))
     wanted = (
-        sa.select(comparisons.c.specialist, sa.func.count(), agreed, sa.func.sum(comparisons.c.cost))
+        sa.select(
+            comparisons.c.specialist,
+            sa.func.count(),
+            agreed,
+            sa.func.sum(comparisons.c.cost),
+            sa.func.max(comparisons.c.currency),
+        )
         .where(comparisons.c.time >= since)
         .group_by(comparisons.c.specialist)
     )
@@ -224,25 +230,38 @@ def _beside(connection: sa.Connection, since: float) -> list[_Beside]:
 
 
 def _currencies(connection: sa.Connection, since: float) -> set[str]:
-    wanted = (
-        sa.select(requests.c.currency).distinct().where(requests.c.time >= since, requests.c.currency != "")
-    )
-    return set(connection.scalars(wanted))
+    return {
+        currency
+        for table in (requests, comparisons)
+        for currency in connection.scalars(
+            sa.select(table.c.currency).distinct().where(table.c.time >= since, table.c.currency != "")
+        )
+    }
 
 
-def _read(connection: sa.Connection, since: float) -> dict[str, Any]:
+def _read(connection: sa.Connection, since: float, currency: str) -> dict[str, Any]:
     """Return each column as an array (n,): texts as objects, numbers as floats, nothing as NaN."""
-    wanted = sa.select(*(requests.c[name] for name in _COLUMNS)).where(
-        requests.c.time >= since, requests.c.method == "generate"
+    row = requests.c
+    unpriced = (
+        (row.specialist == "")
+        & (row.tier != "local")
+        & row.completion_tokens.is_not(None)
+        & row.cost.is_(None)
     )
+    foreign = row.currency.not_in(("", currency))
+    marks = (sa.case((mark, 1), else_=0) for mark in (unpriced, foreign))
+    wanted = sa.select(*(row[name] for name in _COLUMNS), *marks).where(
+        row.time >= since, row.method == "generate"
+    )
+    names = (*_COLUMNS, "unpriced", "foreign")
     parts: dict[str, list[Any]] = defaultdict(list)
     result = connection.execution_options(yield_per=_AT_ONCE).execute(wanted)
     for rows in result.partitions():
-        for name, values in zip(_COLUMNS, zip(*rows, strict=True), strict=True):
-            text = isinstance(requests.c[name].type, sa.String)
+        for name, values in zip(names, zip(*rows, strict=True), strict=True):
+            text = name in row and isinstance(row[name].type, sa.String)
             parts[name].append(np.array(values, object if text else np.float64))
     empty = np.zeros(0)
-    return {name: np.concatenate(parts[name]) if parts[name] else empty for name in _COLUMNS}
+    return {name: np.concatenate(parts[name]) if parts[name] else empty for name in names}
 
 
 def _ratings(connection: sa.Connection, since: float) -> list[tuple[str, bool]]:
@@ -297,7 +316,7 @@ def _specialists(columns: dict[str, Any], beside: Sequence["_Beside"]) -> tuple[
         here = (columns["routed_to"] == name) & judged
         short = here & (columns["outcome"] != "ok")
         if here.any():
-            one = compared.get(str(name), _Beside(str(name), 0, 0, 0.0))
+            one = compared.get(str(name), _Beside(str(name), 0, 0, 0.0, ""))
             figures.append(
                 SpecialistFigures(str(name), int(here.sum()), int(short.sum()), one.count, one.agreed)
             )

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +25,7 @@ _log = structlog.get_logger()
 
 Redact = Callable[[str, str], str]
 """A text and its caller's name to the text that may be stored."""
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Entry, Comparison)}
 _UNFIT = (DataError, ValueError)
 """Of rows that no database takes; half of a surrogate pair is a ValueError of the driver."""
 _Row = tuple[sa.Table, dict[str, Any]]
@@ -152,8 +153,9 @@ class LedgerWriter:
         except _UNFIT as error:  # one of them never can be: the others must not wait for it
             self._insert_one_by_one(rows)
             self._complain(error)
-        for _ in batch:
-            self._waiting.popleft()
+        else:
+            for _ in batch:
+                self._waiting.popleft()
 
     def _insert(self, rows: list[_Row]) -> None:
         with self._engine.begin() as connection:
@@ -168,9 +170,10 @@ class LedgerWriter:
                 self._insert([row])
             except _UNFIT:
                 self.dropped += 1
+            self._waiting.popleft()  # each once it is written: the next may find the database gone
 
     def _row(self, entry: Entry | Comparison) -> _Row:
-        row = asdict(entry)
+        row = {field: getattr(entry, field) for field in _FIELDS[type(entry)]}
         for name in ("prompt", "answer"):
             if row.get(name) is not None:
                 row[name] = self._redact(row[name], entry.caller)

@@ -22,6 +22,7 @@ from pointsman.values.catalog import Problem
 
 MOST_PROBLEMS = 20
 _ANSWERS = ("answer", "completion", "response", "output")
+_LATEST = 1e11
 _TIMES = ("time", "timestamp", "created", "created_at")
 _EXPECTED = 'expected {"request": {"messages": […]}, "response": {…}} or {"prompt": "…", "answer": "…"}'
 
@@ -87,12 +88,9 @@ def read_calls(path: Path) -> CallLog:
 
 def _call(line: bytes) -> Call | tuple[str, object, str]:
     """Return a call, or the field, the value and what is wrong with it."""
-    try:
-        fields = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return "", line[:80].decode(errors="replace"), "not JSON"
-    if not isinstance(fields, dict):
-        return "", fields, _EXPECTED
+    fields = _fields(line)
+    if isinstance(fields, tuple):
+        return fields
     request = _part(fields, "request")
     response = _part(fields, "response")
     messages = request.get("messages", fields.get("messages"))
@@ -115,6 +113,18 @@ def _call(line: bytes) -> Call | tuple[str, object, str]:
         usage=usage if isinstance(usage, dict) else {},
         time=_time(response | {k: v for k, v in fields.items() if k in _TIMES}),
     )
+
+
+def _fields(line: bytes) -> dict[str, Any] | tuple[str, object, str]:
+    shown_line = line[:80].decode(errors="replace")
+    try:
+        fields = json.loads(line.decode("utf-8-sig"))
+        json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "", shown_line, "not Unicode: half of a surrogate pair"
+    except (ValueError, RecursionError):
+        return "", shown_line, "not JSON"
+    return fields if isinstance(fields, dict) else ("", fields, _EXPECTED)
 
 
 def _plain(fields: Mapping[str, Any]) -> Call | tuple[str, object, str]:
@@ -208,11 +218,13 @@ def _parts(content: list[Any]) -> Iterator[str]:
 def _time(fields: Mapping[str, Any]) -> float | None:
     for name in _TIMES:
         value = fields.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LATEST:
             return float(value)
         if isinstance(value, str):
             try:
-                return datetime.fromisoformat(value).timestamp()
-            except ValueError:
+                stated = datetime.fromisoformat(value).timestamp()
+            except (ValueError, OverflowError):
                 continue
+            if 0 < stated < _LATEST:
+                return stated
     return None

@@ -242,8 +242,10 @@ def _money(
     if cost is None:
         return "What it saves is not known, for want of prices."
     saving = sum(candidate.saving or 0.0 for candidate in chosen)
+    if not cost:
+        return "Not worth it: the calls cost nothing."
     if saving < _WORTH * cost:
-        return f"Not worth it for the money: the first candidates are {saving / cost if cost else 0:.1%} of the bill."
+        return f"Not worth it for the money: the first candidates are {saving / cost:.1%} of the bill."
     if months is None:
         return f"They save {saving / cost:.0%} of the bill, less what local machines cost; the log does not say of how long."
     a_month = saving / months

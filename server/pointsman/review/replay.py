@@ -86,7 +86,6 @@ class _Case:
     """One decision on its way; `evidence` is None until it is known, `after` until it is decided."""
 
     past: Past
-    request: Request
     ruling: Ruling | None = None
     evidence: Evidence | None = None
     by: str = "known"
@@ -94,10 +93,15 @@ class _Case:
 
     @property
     def before(self) -> str:
-        return self.past.routed_to or self.past.model
+        return went_to(self.past)
 
 
 REFUSED = "refused"
+
+
+def went_to(past: Past) -> str:
+    """Return where a request was sent first: a specialist's name, or a model's."""
+    return str(past.asked.get("to") or past.routed_to or past.model)
 
 
 def replay(
@@ -151,10 +155,12 @@ def _prepared(pasts: Iterable[Past], snapshot: Snapshot) -> list[_Case]:
     labels = {intent.name: i for i, intent in enumerate(snapshot.catalog.intents)}
     cases = []
     for past in pasts:
-        case = _Case(past, _request(past))
+        case = _Case(past)
         cases.append(case)
         try:
-            case.ruling = rule(case.request, snapshot.catalog, snapshot.cloud_task_types, snapshot.setup.mid)
+            case.ruling = rule(
+                _request(past), snapshot.catalog, snapshot.cloud_task_types, snapshot.setup.mid
+            )
         except PointsmanError:
             case.after = REFUSED
             continue
@@ -162,7 +168,7 @@ def _prepared(pasts: Iterable[Past], snapshot: Snapshot) -> list[_Case]:
             case.evidence = Evidence()
         elif (evidence := _known(past, matcher, labels)) is not None:
             case.evidence = evidence
-        elif past.prompt and past.reason != Reason.FOLLOW_UP:
+        elif past.prompt and not _follows(past):
             case.by = "embedded"
         else:  # a follow-up depends on turns that the ledger does not have
             case.by, case.after = "kept", case.before
@@ -188,6 +194,10 @@ def _request(past: Past) -> Request:
     )
 
 
+def _follows(past: Past) -> bool:
+    return bool(past.asked.get("follow_up")) or past.reason == Reason.FOLLOW_UP
+
+
 def _known(past: Past, matcher: Matcher, labels: Mapping[str, int]) -> Evidence | None:
     """Return what the ledger knows, under the thresholds and the promise of the matcher; None where it is not enough."""
     label = labels.get(past.intent)
@@ -202,7 +212,7 @@ def _known(past: Past, matcher: Matcher, labels: Mapping[str, int]) -> Evidence 
         confidence=matcher.confidence(past.confidence_alone),
         confidence_alone=past.confidence_alone,
         required_confidence=matcher.required_confidence,
-        follow_up=past.reason == Reason.FOLLOW_UP,
+        follow_up=_follows(past),
         scorer=past.scorer,
     )
     difficulty = matcher.learned.difficulty
@@ -288,7 +298,8 @@ class _Costs:
 
     @staticmethod
     def _cloud_answered(case: _Case) -> bool:
-        return case.past.tier == CLOUD and case.past.completion_tokens is not None
+        past = case.past
+        return past.tier != Tier.LOCAL and not past.specialist and past.completion_tokens is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +315,7 @@ def _qualities(pasts: Sequence[Past], cases: Sequence[_Case]) -> _Quality:
     by_target: dict[str, list[bool]] = defaultdict(list)
     for past in pasts:
         if past.good is not None:
-            by_target[past.routed_to or past.model].append(past.good)
+            by_target[went_to(past)].append(past.good)
     rates = {name: sum(found) / len(found) for name, found in by_target.items() if len(found) >= LEAST}
     before, after, unpredicted = [], [], 0
     for case in cases:

@@ -127,6 +127,7 @@ class Past:
     method: str
     outcome: str
     tier: str
+    specialist: str
     routed_to: str
     model: str
     intent: str

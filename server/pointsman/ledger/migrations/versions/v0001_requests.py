@@ -43,10 +43,6 @@ def upgrade() -> None:
         sa.Column("cost", sa.Double),
         sa.Column("currency", sa.String(3), nullable=False),
         sa.Column("catalog_version", sa.String(128), nullable=False),
-        sa.Column("confidence_alone", sa.Double),
-        sa.Column("scorer", sa.String(16), nullable=False),
-        sa.Column("hardness_by", sa.String(16), nullable=False),
-        sa.Column("asked", sa.Text, nullable=False),
         sa.Column("prompt", sa.Text),
         sa.Column("answer", sa.Text),
     )
