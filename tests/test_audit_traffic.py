@@ -258,3 +258,23 @@ def test_what_is_not_worth_it_is_said(options: dict[str, float], verdict: str) -
     found = judged(**options)  # type: ignore[arg-type]
     assert found.verdict.startswith(verdict)
     assert f"**{found.verdict}**" in "\n".join(lines(found))
+
+
+@pytest.mark.parametrize(
+    ("options", "marks", "said"),
+    [
+        ({"output": 200}, (True, True), ["; over the mark of 70%.", "; over the mark of 60%."]),
+        (
+            {"others": 20},
+            (False, False),
+            ["not over the mark of 70%: most of", "not over the mark of 60%: long prompts cost too"],
+        ),
+    ],
+)
+def test_the_marks_of_a_good_candidate_are_told(
+    options: dict[str, int], marks: tuple[bool, bool], said: list[str]
+) -> None:
+    found = judged(**options)  # type: ignore[arg-type]
+    assert found.marks == marks
+    page = "\n".join(lines(found))
+    assert all(part in page for part in said)

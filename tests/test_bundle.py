@@ -56,7 +56,7 @@ def make_matcher(classes: int = 4, each: int = 12, *, second_head: bool | None =
         exemplars.ids,
         5,
         leaning,
-        scorer=scorer_of(catalog, ENCODER.hash),
+        scorer=scorer_of(catalog, ENCODER.hash, "0.1"),
     )
 
 

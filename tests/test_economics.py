@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,3 +135,21 @@ def test_the_command_says_what_to_do() -> None:
 
     assert run().startswith("It saves 70.4%, from 60,000 requests a month on.")
     assert json.loads(run("--json"))["hybrid"] == pytest.approx(3_700)
+
+
+def test_a_stated_input_price_takes_the_listed_cached_one_with_it(tmp_path: Path) -> None:
+    (tmp_path / "prices.yaml").write_text(
+        "currency: EUR\nmodels: [{model: big, input: 2, cached: 0.2, output: 8, as_of: 2026-11-01}]\n"
+    )
+
+    def cached_price(*more: str) -> float | None:
+        shape = ["--requests", "1000", "--input-tokens", "100", "--output-tokens", "10", "--model", "big", "--json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "pointsman", "economics", *shape, *more],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        return json.loads(done.stdout)["case"]["cached_price"]
+
+    assert cached_price() == pytest.approx(0.2)
+    assert cached_price("--input-price", "3") is None
+    assert cached_price("--input-price", "3", "--cached-price", "0.3") == pytest.approx(0.3)

@@ -50,6 +50,15 @@ def written(path: Path, rows: "list[tuple[str, str, bool | None, str]]") -> str:
     return url
 
 
+def test_an_accepted_answer_stays_accepted_when_its_intent_is_corrected(tmp_path: Path) -> None:
+    url = written(tmp_path, [("first", "yes", True, "")])
+    writer = LedgerWriter(Ledger(url=url))  # type: ignore[arg-type]
+    writer.rate(Feedback("r0", "shop", None, intent="other"))
+    writer.close()
+    (pair,) = pairs_of(url, datetime_days_ago(1), test_share=0).train
+    assert (pair.user, pair.answer) == ("first", "yes")
+
+
 def test_accepted_and_corrected_answers_are_examples_once_each_newer_ones_for_judging(tmp_path: Path) -> None:
     rows: list[tuple[str, str, bool | None, str]] = [
         *((f"prompt {i}", f"answer {i}", True, "") for i in range(8)),
@@ -103,6 +112,10 @@ def test_the_command_writes_what_training_reads(tmp_path: Path) -> None:
     )
     assert len(read_examples(tmp_path / "out" / "train.jsonl", "Answer.").examples) == 8
     assert json.loads((tmp_path / "out" / "test.jsonl").read_text().splitlines()[0])["user"] == "prompt 8"
+    (tmp_path / "out" / "train.jsonl").unlink()
+    (tmp_path / "out" / "train.jsonl").mkdir()
+    blocked = run(POINTSMAN_LEDGER__URL=url)
+    assert (blocked.returncode, "out/train.jsonl cannot be written: " in blocked.stderr) == (2, True)
     nothing = run(POINTSMAN_LEDGER__URL=f"sqlite:///{tmp_path / 'other.db'}")
     assert nothing.returncode == 2
     assert "ledger.text is off, so no prompts are kept" in nothing.stderr

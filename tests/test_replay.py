@@ -179,6 +179,12 @@ def test_other_exemplars_are_judged_by_the_prompts_that_the_ledger_has(site: Sit
     assert "A random sample: the ledger has" in markdown(sample, "30d")
 
 
+def test_another_share_out_of_scope_is_another_confidence_and_judged_anew(site: Site) -> None:
+    asyncio.run(decisions_of(configured(site.fill()), keep=True))
+    found = replayed(configured(site, routing={"out_of_scope": 0.4}))
+    assert (found.embedded > 20, found.kept) == (True, 0)
+
+
 def test_without_prompts_other_exemplars_leave_things_as_they_were(site: Site) -> None:
     asyncio.run(decisions_of(configured(site.fill(), text=False), keep=True))
     write_intent(

@@ -16,6 +16,7 @@ import pytest
 from pointsman.ledger.report import Report, report_of
 from pointsman.ledger.report_html import page
 from pointsman.ledger.report_text import markdown
+from pointsman.ledger.weeks import drift
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.sections import Ledger
 from pointsman.values.ledger import Comparison, Entry, Feedback
@@ -132,6 +133,60 @@ def test_weeks_begin_on_monday_and_rows_before_the_time_do_not_count(tmp_path: P
     assert found.weeks[1].cloud_share == pytest.approx(1 / 3)
 
 
+WEDNESDAY = datetime(2026, 11, 18, 12, tzinfo=UTC)
+
+
+def week_of(back: int, **more: Any) -> list[Entry]:
+    """A hundred local answers of a week."""
+    begun = (WEDNESDAY - timedelta(weeks=back)).timestamp()
+    fields: dict[str, Any] = {"caller": "shop", "tier": "local", "total_ms": 100.0} | more
+    return [Entry(begun + i, f"w{back}-{i}", "generate", "ok", **fields) for i in range(100)]
+
+
+def test_what_got_worse_of_late_is_told(tmp_path: Path) -> None:
+    entries = [entry for back in (3, 2, 1) for entry in week_of(back)] + week_of(0, total_ms=400.0)
+    for i in (310, 320, 330):
+        entries[i] = replace(entries[i], outcome="flagged")
+    fields = [
+        compared(i, agrees=back > 0 or i % 2 == 0, method="fields", time=(WEDNESDAY - timedelta(weeks=back)).timestamp())
+        for back in (1, 0)
+        for i in range(60)
+    ]  # fmt: skip
+    other = compared(1, agrees=False, method="judge", time=WEDNESDAY.timestamp())
+    rejected = tuple(Feedback(f"w0-{i}", "shop", accepted=False) for i in range(40, 60))
+    url = written(tmp_path, *entries, *fields, other, ratings=rejected)
+    found = report_of(url, WEDNESDAY - timedelta(days=40), PRICES, "big")
+    assert [(week.well, week.p95) for week in found.weeks] == [(100, 100)] * 3 + [(77, 400)]
+    assert [(week.fields, week.same) for week in found.weeks] == [(0, 0), (0, 0), (60, 60), (60, 30)]
+    assert drift(found.weeks) == (
+        "ended well: 77.0%, 100.0% before",
+        "agreed with the cloud on fields: 50.0%, 100.0% before",
+        "p95 of local answers: 400 ms, 100 before",
+    )
+    text = markdown(found)
+    assert "| worse in the last week | ended well: 77.0%, 100.0% before; agreed" in text
+    assert "| 2026-11-16 | 100 | 0.0% | 77.0% | 400 | 30 of 60 |" in text
+
+
+@pytest.mark.parametrize(("bad", "slow"), [(4, 120.0), (0, 100.0)])
+def test_chance_is_no_drift(tmp_path: Path, bad: int, slow: float) -> None:
+    last = [
+        replace(entry, outcome="failed") if i < bad else entry
+        for i, entry in enumerate(week_of(0, total_ms=slow))
+    ]
+    url = written(tmp_path, *week_of(1), *last)
+    found = report_of(url, WEDNESDAY - timedelta(days=40), PRICES, "big")
+    assert drift(found.weeks) == ()
+    assert "| worse in the last week | nothing beyond chance |" in markdown(found)
+
+
+def test_a_rating_is_of_the_request_it_came_after(tmp_path: Path) -> None:
+    first = Entry(time.time() - 60, "same", "generate", "ok", caller="shop")
+    later = Entry(time.time() + 60, "same", "generate", "failed", caller="shop")
+    found = figures(written(tmp_path, first, later, ratings=(Feedback("same", "shop", accepted=False),)))
+    assert (found.rated, found.accepted, found.successes) == (1, 0, 0)
+
+
 def test_what_has_no_price_is_not_free(tmp_path: Path) -> None:
     found = figures(written(tmp_path, cloud(1, cost=None)), prices=PriceList())
     assert (found.cost, found.all_cloud, found.cost_per_success) == (None, None, None)
@@ -201,7 +256,7 @@ def test_the_page_stands_alone_and_shows_what_the_text_shows(tmp_path: Path) -> 
     )
     html = page(found)
     read_page(html)
-    assert html.count("<svg") == 3
+    assert html.count("<svg") == 4
     assert html == page(found)
     assert "<b>EUR" in html
     assert "&lt;b&gt;" in html

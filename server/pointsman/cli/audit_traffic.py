@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli.options import Config
+from pointsman.cli.options import Config, write_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +67,7 @@ def audit_traffic(
             answers[answered] = bench.embed([calls[i].answer for i in answered], "embedding answers")
         found = audit(calls, rows, answers, prices, bench.matcher)
     if as_json:
-        plain = asdict(found)
+        plain = asdict(found) | dict(zip(("routine_mark", "output_mark"), found.marks, strict=True))
         for candidate, value in zip(plain["candidates"], found.candidates, strict=True):
             del candidate["members"]
             candidate["risk"] = value.risk
@@ -89,7 +89,6 @@ def _write(
     *,
     force: bool,
 ) -> None:
-    from pointsman.artifacts.whole_file import whole_file
     from pointsman.catalog.schema import normalise
     from pointsman.host.policy_source import PolicySource
     from pointsman.review.imports import write_intents
@@ -114,8 +113,5 @@ def _write(
         print(f"{drafts / file}: {candidate.name}", file=sys.stderr)
         if pairs:
             path = drafts / "training" / f"{candidate.name}.jsonl"
-            with whole_file(path) as target:
-                target.writelines(
-                    json.dumps(pair, ensure_ascii=False).encode() + b"\n" for pair in pairs.values()
-                )
+            write_rows(path, pairs.values())
             print(f"{path}: {len(pairs)} examples", file=sys.stderr)

@@ -51,6 +51,8 @@ def economics(
         "kwh_price": kwh_price,
     }
     prices = _listed(model, config) if model else {}
+    if input_price is not None:
+        prices.pop("cached_price", None)  # the listed one goes with the listed input price
     prices |= {name: value for name, value in stated.items() if value is not None}
     for name in ("input_price", "output_price"):
         if name not in prices:

@@ -1,15 +1,13 @@
 """`pointsman export`."""
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from pointsman.cli.options import Config
+from pointsman.cli.options import Config, write_rows
 from pointsman.cli.report import span_of
 from pointsman.errors import ConfigError
 
@@ -44,22 +42,15 @@ def export(
         if not rows:
             message = f"no answers that were compared with the cloud's since {begin:%Y-%m-%d}{advice}"
             raise ConfigError(message + ("" if advice else "; see shadow.share"))
-        _write(out / f"{kind}.jsonl", rows)
+        write_rows(out / f"{kind}.jsonl", rows)
         print(f"{len(rows)} lines to {out / f'{kind}.jsonl'}")
         return
     pairs = pairs_of(url, begin, specialist, test_share)
     if not pairs.train:
         raise ConfigError(f"no accepted answers with their text since {begin:%Y-%m-%d}{advice}")
     for name, examples in (("train", pairs.train), ("test", pairs.test)):
-        _write(out / f"{name}.jsonl", [asdict(example) for example in examples])
+        write_rows(out / f"{name}.jsonl", [asdict(example) for example in examples])
     print(
         f"{len(pairs.train)} examples to {out / 'train.jsonl'}, {len(pairs.test)} newer ones to {out / 'test.jsonl'}; "
         f"{pairs.repeated} asked again were left out"
     )
-
-
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    from pointsman.artifacts.whole_file import whole_file
-
-    with whole_file(path) as file:
-        file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)

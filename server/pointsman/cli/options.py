@@ -1,7 +1,9 @@
 """Options that many commands share."""
 
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,3 +26,19 @@ def write_text(path: Path, text: str, option: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{option}: {path} cannot be written: {error.strerror}") from None
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines, whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+
+    """
+    from pointsman.artifacts.whole_file import whole_file
+
+    try:
+        with whole_file(path) as file:
+            file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None

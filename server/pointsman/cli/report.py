@@ -27,6 +27,7 @@ def report(
     from pointsman.catalog.prices_file import read_prices
     from pointsman.ledger.report import report_of
     from pointsman.ledger.report_text import markdown
+    from pointsman.ledger.weeks import drift
     from pointsman.settings import load
 
     settings = load(config)
@@ -42,6 +43,7 @@ def report(
             "cost_per_success": found.cost_per_success,
             "local_share": found.local_share,
             "latency_gain": found.latency_gain,
+            "drift": drift(found.weeks),
         }
         print(json.dumps(asdict(found) | derived, indent=2, default=str))
     else:

@@ -7,7 +7,8 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from pointsman.ledger.database import reading
-from pointsman.ledger.tables import feedback, requests
+from pointsman.ledger.ratings import ratings
+from pointsman.ledger.tables import requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +48,8 @@ def pairs_of(url: str, since: datetime, specialist: str = "", test_share: float 
 
 
 def _accepted(connection: sa.Connection, since: float, specialist: str) -> Iterator[Pair]:
-    last = sa.select(sa.func.max(feedback.c.id)).group_by(feedback.c.request_id, feedback.c.caller)
-    same = (requests.c.request_id == feedback.c.request_id) & (requests.c.caller == feedback.c.caller)
-    wanted = (
-        sa.select(requests.c.prompt, requests.c.answer, feedback.c.accepted, feedback.c.answer.label("right"))
-        .select_from(requests.join(feedback, same))
-        .where(
-            feedback.c.id.in_(last),
-            requests.c.time >= since,
-            requests.c.method == "generate",
-            requests.c.prompt.is_not(None),
-        )
-        .order_by(requests.c.time)
-    )
-    if specialist:
-        wanted = wanted.where(requests.c.routed_to == specialist)
-    for row in connection.execute(wanted):
-        answer = row.right or (row.answer if row.accepted else "")
-        if row.prompt.strip() and answer and answer.strip():
-            yield Pair(row.prompt, answer)
+    for rating in ratings(connection, since, requests.c.prompt, requests.c.answer, specialist=specialist):
+        prompt = rating.row.prompt or ""
+        answer = rating.right or (rating.row.answer if rating.accepted else "") or ""
+        if prompt.strip() and answer.strip():
+            yield Pair(prompt, answer)

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from pointsman.ledger.database import reading
-from pointsman.ledger.tables import comparisons, feedback, requests
+from pointsman.ledger.ratings import ratings
+from pointsman.ledger.tables import comparisons, requests
+from pointsman.ledger.weeks import Week, weeks_of
 from pointsman.values.price import PriceList
 
 FALLS_SHORT_ABOVE = 0.05
@@ -65,15 +67,6 @@ class SpecialistFigures:
     def share(self) -> float:
         """Share that fell short."""
         return self.short / self.answers
-
-
-@dataclass(frozen=True, slots=True)
-class Week:
-    """A week, by its Monday."""
-
-    monday: date
-    answers: int
-    cloud_share: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +147,11 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
 
     """
     columns = _read(connection, since.timestamp(), prices.currency)
-    ratings = _ratings(connection, since.timestamp())
+    said = [
+        rating
+        for rating in ratings(connection, since.timestamp(), requests.c.outcome)
+        if rating.accepted is not None
+    ]
     beside = _beside(connection, since.timestamp())
     count = len(columns["time"])
     outcome, tier = columns["outcome"], columns["tier"]
@@ -162,7 +159,7 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
         float(np.nansum(columns[name])) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")
     )
     good = _any_of(outcome, _GOOD)
-    rejected = sum(not accepted for how, accepted in ratings if how in _GOOD)
+    rejected = [one.row.time for one in said if one.row.outcome in _GOOD and not one.accepted]
     seconds = datetime.now(UTC).timestamp() - max(since.timestamp(), columns["time"].min()) if count else 0.0
     compared_cost = sum(beside_one.cost for beside_one in beside)
     charged = float(np.nansum(columns["cost"])) + compared_cost
@@ -177,9 +174,9 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
         cost=None if unpriced else charged + prices.local.monthly * seconds / _MONTH_S,
         all_cloud=price.amount(prompt, cached, output) if price else None,
         unpriced=unpriced or ("" if price else prices.missing(model)),
-        successes=int(good.sum()) - rejected,
-        rated=len(ratings),
-        accepted=sum(accepted for _, accepted in ratings),
+        successes=int(good.sum()) - len(rejected),
+        rated=len(said),
+        accepted=sum(bool(one.accepted) for one in said),
         output_share=output / (prompt + output) if prompt + output else 0.0,
         retried=float((np.nan_to_num(columns["retries"]) > 0).mean()) if count else 0.0,
         throttled=float((outcome == "throttled").mean()) if count else 0.0,
@@ -189,7 +186,7 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
         compared=sum(one.count for one in beside),
         agreed=sum(one.agreed for one in beside),
         compared_cost=compared_cost,
-        weeks=_weeks(columns),
+        weeks=weeks_of(columns, good, rejected, _fields(connection, since.timestamp())),
     )
 
 
@@ -264,20 +261,11 @@ def _read(connection: sa.Connection, since: float, currency: str) -> dict[str, A
     return {name: np.concatenate(parts[name]) if parts[name] else empty for name in names}
 
 
-def _ratings(connection: sa.Connection, since: float) -> list[tuple[str, bool]]:
-    """Return outcome and last rating of each answer that was rated."""
-    last = (
-        sa.select(sa.func.max(feedback.c.id))
-        .where(feedback.c.time >= since, feedback.c.accepted.is_not(None))
-        .group_by(feedback.c.request_id, feedback.c.caller)
-    )
-    same = (requests.c.request_id == feedback.c.request_id) & (requests.c.caller == feedback.c.caller)
-    wanted = (
-        sa.select(requests.c.outcome, feedback.c.accepted)
-        .select_from(feedback.join(requests, same))
-        .where(feedback.c.id.in_(last), requests.c.time >= since, requests.c.method == "generate")
-    )
-    return [(row.outcome, bool(row.accepted)) for row in connection.execute(wanted)]
+def _fields(connection: sa.Connection, since: float) -> list[Any]:
+    """Return time and agreement of each comparison of structured answers."""
+    row = comparisons.c
+    wanted = sa.select(row.time, row.agrees).where(row.time >= since, row.method.in_(("fields", "exact")))
+    return list(connection.execute(wanted))
 
 
 def _any_of(values: Any, names: Sequence[str]) -> NDArray[np.bool_]:
@@ -321,16 +309,3 @@ def _specialists(columns: dict[str, Any], beside: Sequence["_Beside"]) -> tuple[
                 SpecialistFigures(str(name), int(here.sum()), int(short.sum()), one.count, one.agreed)
             )
     return tuple(figures)
-
-
-def _weeks(columns: dict[str, Any]) -> tuple[Week, ...]:
-    days = (columns["time"] // 86400).astype(np.int64)
-    mondays = days - (days + 3) % 7  # the first day of Unix time was a Thursday
-    return tuple(
-        Week(
-            date(1970, 1, 1) + timedelta(days=int(monday)),
-            int((mondays == monday).sum()),
-            float((columns["tier"][mondays == monday] == "cloud").mean()),
-        )
-        for monday in np.unique(mondays)
-    )

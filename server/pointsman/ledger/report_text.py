@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from pointsman.ledger.report import FALLS_SHORT_ABOVE, Latency, Report
+from pointsman.ledger.weeks import drift
 
 _FEW = 50
 """Answers under which a share says little."""
@@ -27,10 +28,32 @@ def _lines(report: Report) -> Iterator[str]:
         yield from ("", "## Specialists", "")
         yield from _table(("", "answers", "fell short", "as the cloud says", ""), specialist_rows(report))
     yield from ("", "## Weeks", "")
-    yield from _table(
-        ("from Monday", "answers", "answered by the cloud"),
-        [(f"{w.monday}", f"{w.answers:,}", f"{w.cloud_share:.1%}") for w in report.weeks],
-    )
+    yield from _table(WEEK_NAMES, week_rows(report))
+
+
+WEEK_NAMES = (
+    "from Monday",
+    "answers",
+    "answered by the cloud",
+    "ended well",
+    "local p95, ms",
+    "fields as the cloud says",
+)
+
+
+def week_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    """Yield a row a week, under `WEEK_NAMES`."""
+    for w in report.weeks:
+        slow = "-" if w.p95 is None else f"{w.p95:,.0f}"
+        fields = f"{w.same:,} of {w.fields:,}" if w.fields else "-"
+        yield (
+            f"{w.monday}",
+            f"{w.answers:,}",
+            f"{w.cloud_share:.1%}",
+            f"{w.well / w.answers:.1%}",
+            slow,
+            fields,
+        )
 
 
 def tier_rows(report: Report) -> Iterator[tuple[str, ...]]:
@@ -78,6 +101,8 @@ def headlines(report: Report) -> Iterator[tuple[str, str]]:
     yield "output tokens", f"{report.output_share:.1%} of all"
     yield "cloud asked again", f"{report.retried:.1%} of answers"
     yield "throttled", f"{report.throttled:.1%} of requests"
+    if len(report.weeks) > 1:
+        yield "worse in the last week", "; ".join(drift(report.weeks)) or "nothing beyond chance"
     yield "outcomes", ", ".join(f"{name} {count:,}" for name, count in sorted(report.outcomes.items()))
 
 

@@ -26,6 +26,8 @@ _MONTH_S = 365.25 / 12 * 86400
 _LEAST_SPAN_S = 86400.0
 _WORTH = 0.1
 _SAFE_WRONG, _RISKY_WRONG = 0.02, 0.05
+_ROUTINE_MARK, _OUTPUT_MARK = 0.7, 0.6
+"""Shares from which routine work and output tokens make a good candidate (mission, row D9)."""
 _SHORT, _LONG = 150, 400
 """Output tokens up to which a small model is rarely out of its depth, and above which it often is."""
 
@@ -86,6 +88,11 @@ class Audit:
     chosen: int
     local_monthly: float
     verdict: str
+
+    @property
+    def marks(self) -> tuple[bool, bool]:
+        """Whether the shares of routine work and of output tokens are those of a good candidate."""
+        return self.routine > _ROUTINE_MARK, self.output_share > _OUTPUT_MARK
 
 
 def audit(calls: Sequence[Call], rows: Rows, answers: Rows, prices: PriceList, match: Match) -> Audit:
@@ -265,8 +272,15 @@ def lines(found: Audit) -> Iterator[str]:
     yield ""
     yield f"**{found.verdict}**"
     yield ""
-    yield f"- Routine work: {found.routine:.1%} of the calls, in {len(found.candidates)} groups that ask the same thing."
-    yield f"- Output tokens are {found.output_share:.1%} of all."
+    routine, output = found.marks
+    yield (
+        f"- Routine work: {found.routine:.1%} of the calls, in {len(found.candidates)} groups that ask the same thing; "
+        f"{_mark(routine, _ROUTINE_MARK)}{'' if routine else ': most of what the rest costs stays'}."
+    )
+    yield (
+        f"- Output tokens are {found.output_share:.1%} of all; {_mark(output, _OUTPUT_MARK)}"
+        f"{'' if output else ': long prompts cost too, and prompt caching may save as much as a local model'}."
+    )
     if found.cost is not None:
         span = f"{found.months:.1f} months" if found.months else "a time that the log does not tell"
         yield f"- They cost {found.currency} {found.cost:,.2f} over {span}."
@@ -293,6 +307,10 @@ def lines(found: Audit) -> Iterator[str]:
     for candidate in found.candidates[: found.chosen]:
         yield from ("", f"### {candidate.name}", "")
         yield from (f"- {text[:160]}" for text in candidate.examples)
+
+
+def _mark(reached: bool, mark: float) -> str:
+    return f"{'over' if reached else 'not over'} the mark of {mark:.0%}"
 
 
 def _row(c: Candidate) -> str:

@@ -1,5 +1,6 @@
 """A matcher to the members of a bundle, and back: nothing is fitted anew, so it routes as it was measured."""
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class _Calibration:
     margin: float
     curve: Curve
     second_head: bool
+    scorer: str = ""
 
 
 _CATALOG, _CALIBRATION = TypeAdapter(_Catalog), TypeAdapter(_Calibration)
@@ -58,7 +60,11 @@ def members_of(matcher: Matcher, encoder: EncoderId) -> dict[str, bytes]:
     catalog, index, calibration = matcher.catalog, matcher.index, matcher.calibration
     stated = _Catalog(catalog.intents, catalog.specialists, catalog.rules)
     numbers = _Calibration(
-        tuple(calibration.offsets.tolist()), calibration.margin, calibration.curve, calibration.second_head
+        tuple(calibration.offsets.tolist()),
+        calibration.margin,
+        calibration.curve,
+        calibration.second_head,
+        matcher.scorer,
     )
     members = {
         "encoder.json": _ENCODER.dump_json(encoder, indent=2),
@@ -133,7 +139,8 @@ def matcher_of(members: Mapping[str, bytes], neighbors: int) -> Matcher:
         rows,
     )
     texts, ids = exemplars.texts, exemplars.ids
-    scorer = scorer_of(catalog, encoder_of(members).hash)
+    digest = hashlib.sha256(_member(members, "calibration.json")).hexdigest()
+    scorer = numbers.scorer or scorer_of(catalog, encoder_of(members).hash, digest)
     return Matcher(
         catalog, index, calibration, texts, ids, neighbors, leaning, Learned(promise), scorer=scorer
     )

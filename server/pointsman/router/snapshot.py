@@ -186,7 +186,8 @@ def build_snapshot(
         version = hashlib.sha256(f"{version} {learned.digest}".encode()).hexdigest()[: len(version)]
     matcher = None
     if catalog.intents:
-        matcher = _matcher(catalog, cache, routing, progress, learned, scorer_of(catalog, encoder_hash))
+        scorer = scorer_of(catalog, encoder_hash, f"{routing.out_of_scope:g}")
+        matcher = _matcher(catalog, cache, routing, progress, learned, scorer)
     return assemble(catalog, version, matcher, routing, cloud_model)
 
 
@@ -237,9 +238,12 @@ def _matcher(
     )
 
 
-def scorer_of(catalog: Catalog, encoder_hash: str) -> str:
-    """Return a name of everything that scores depend on: with equal names, equal prompts score alike."""
-    content = [encoder_hash, *([i.name, i.exemplars, i.negatives] for i in catalog.intents)]
+def scorer_of(catalog: Catalog, encoder_hash: str, curve: str) -> str:
+    """Return a name of everything that scores and confidences depend on: with equal names, equal prompts get equal ones.
+
+    curve: names what the curve of confidences was fitted with
+    """
+    content = [encoder_hash, curve, *([i.name, i.exemplars, i.negatives] for i in catalog.intents)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_DIGITS]
 
 
