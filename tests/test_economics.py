@@ -143,7 +143,17 @@ def test_a_stated_input_price_takes_the_listed_cached_one_with_it(tmp_path: Path
     )
 
     def cached_price(*more: str) -> float | None:
-        shape = ["--requests", "1000", "--input-tokens", "100", "--output-tokens", "10", "--model", "big", "--json"]
+        shape = [
+            "--requests",
+            "1000",
+            "--input-tokens",
+            "100",
+            "--output-tokens",
+            "10",
+            "--model",
+            "big",
+            "--json",
+        ]
         done = subprocess.run(
             [sys.executable, "-m", "pointsman", "economics", *shape, *more],
             cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
