@@ -509,7 +509,7 @@ async def test_shortfalls_become_an_alert_once_and_the_log_says_what_to_do(log_l
 
     async def recorder(engine: Engine, endpoint: Endpoint) -> Recorder:
         source = await generator(engine, endpoint)
-        return Recorder(source._router, source, metrics, log_prompts=False, cascade=settings)
+        return Recorder(source._router, source, metrics, cascade=settings)
 
     with Endpoint() as endpoint:
         bad = await recorder(Engine(BAD), endpoint)
@@ -549,6 +549,6 @@ async def test_answers_that_could_not_be_made_in_time_are_not_held_against_the_s
     metrics = Metrics()
     with Endpoint() as endpoint:
         source = await generator(Engine(DeadlineError("late", 1.0)), endpoint)
-        recorder = Recorder(source._router, source, metrics, log_prompts=False)
+        recorder = Recorder(source._router, source, metrics)
         await events_of(recorder, asked())
     assert metrics.registry.get_sample_value("pointsman_specialist_alert", {"specialist": "support"}) is None

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -62,6 +64,30 @@ async def test_who_names_the_cloud_for_what_stays_local_is_refused(site: Site) -
                 await server.client.route("charge 4111 1111 1111 1111")
             assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert cloud.requests == []
+
+
+async def test_logged_prompts_hold_nothing_that_the_policy_names(
+    site: Site, log_lines: list[dict[str, Any]]
+) -> None:
+    site.fill()
+    (site.root / "policy.yaml").write_text("actions: {iban: stay_local, payment_card: refuse}")
+    asked = (f"refund to {IBAN}", "charge 4111 1111 1111 1111", "word " * 918 + IBAN)
+
+    def prompts() -> list[str]:
+        return [line["prompt"] for line in log_lines if "prompt" in line]
+
+    async with running(site.settings(log={"prompts": True}), engines=False) as server:
+        for prompt in asked:
+            with suppress(grpc.aio.AioRpcError):
+                await server.client.route(prompt)
+        await until(lambda: len(prompts()) == len(asked))
+    first, second, third = prompts()
+    assert first.startswith("refund to [IBAN")
+    assert second.startswith("charge [PAYMENT_CARD")
+    assert third.startswith("word word")
+    assert third.endswith("…")  # where it was cut, half an account number was left
+    assert len(third) < 4200
+    assert not any(digits in str(log_lines) for digits in ("DE89", "4111"))
 
 
 async def test_where_nobody_local_can_answer_the_call_fails_and_nothing_leaves(site: Site) -> None:

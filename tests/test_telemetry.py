@@ -124,7 +124,7 @@ async def test_an_escalation_is_a_span_beside_the_answer_that_it_replaces() -> N
     seen = Seen()
     with Endpoint("slow") as endpoint:
         source = await generator(Engine(BAD), endpoint)
-        recorder = Recorder(source._router, source, _metrics(), log_prompts=False, telemetry=seen.telemetry)
+        recorder = Recorder(source._router, source, _metrics(), telemetry=seen.telemetry)
         await events_of(recorder, asked())
     escalate = seen.named("escalate")
     assert (escalate.attributes or {})["pointsman.reason"] == "escalated"

@@ -50,6 +50,9 @@ class Server(_Section):
     stall_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         30.0, description="longest time that a caller may leave a piece of its answer unread"
     )
+    idle_s: Annotated[float, Field(gt=0, le=86400)] = Field(
+        600.0, description="longest time that a gRPC connection stays open without a call"
+    )
     max_message_bytes: Count = Field(4 << 20, description="largest gRPC message accepted")
     max_prompt_bytes: Count = Field(256 << 10, description="largest conversation accepted, UTF-8")
     max_messages: Count = Field(256, description="most messages in a conversation")
@@ -314,4 +317,4 @@ class Log(_Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is shown"
     )
-    prompts: bool = Field(False, description="log prompt text too")
+    prompts: bool = Field(False, description="log prompt text too, redacted by the policy")

@@ -140,7 +140,7 @@ async def open_core(
                 router,
                 generator,
                 metrics,
-                log_prompts=settings.log.prompts,
+                log_prompts=policy.gate.redacted if settings.log.prompts else None,
                 cascade=settings.cascade,
                 auditor=auditor,
                 ledger=ledger,

@@ -20,6 +20,7 @@ from pointsman.values.ledger import Comparison
 
 _ROUTE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _ANSWER_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
+_MUTE_S = 10.0
 
 
 class Metrics:
@@ -107,6 +108,11 @@ class Metrics:
                 f"server.metrics_address: cannot listen on {address}: {error.strerror}"
             ) from None
 
+        # A peer that says nothing holds one thread, for a while: neither the handshake nor a request waits for it.
+        handler: Any = server.RequestHandlerClass
+        server.RequestHandlerClass = type("Handler", (handler,), {"timeout": _MUTE_S})
+        if isinstance(server.socket, ssl.SSLSocket):
+            server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]
         show = server.get_app()
         assert show is not None  # noqa: S101 - it was started with one
 

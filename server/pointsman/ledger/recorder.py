@@ -21,7 +21,7 @@ from pointsman.ledger.auditor import Auditor
 from pointsman.ledger.entries import Story, failed_as, outcome_of
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.shortfalls import FINE, Shortfalls
-from pointsman.ledger.writer import LedgerWriter
+from pointsman.ledger.writer import LedgerWriter, Redact
 from pointsman.router.router import Router
 from pointsman.sections import Cascade as CascadeSettings
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pointsman.ledger.telemetry import Telemetry
 
 _log = structlog.get_logger()
+_LOGGED, _BORDER = 4096, 512
+"""Characters of a prompt that are logged, and of what was cut that may have been read as something else."""
 
 
 class Recorder:
@@ -45,13 +47,17 @@ class Recorder:
         generator: Generator,
         metrics: Metrics,
         *,
-        log_prompts: bool,
+        log_prompts: Redact | None = None,
         cascade: CascadeSettings = CascadeSettings(),  # noqa: B008 - frozen
         auditor: Auditor | None = None,
         ledger: LedgerWriter | None = None,
         log_text: bool = False,
         telemetry: "Telemetry | None" = None,
     ) -> None:
+        """Note to all that are given.
+
+        log_prompts: makes a prompt fit to be logged, for a caller; without it, none is
+        """
         self._telemetry = telemetry
         self._auditor = auditor or Auditor(None)
         self._ledger = ledger
@@ -193,8 +199,10 @@ class Recorder:
 
     def _subject(self, request: Request) -> dict[str, object]:
         subject: dict[str, object] = {"request_id": request.request_id}
-        if self._log_prompts:
-            subject["prompt"] = request.prompt
+        if self._log_prompts is not None:
+            # Redacting takes time, so what is long is cut; what is cut off may be half of something, so more of it goes.
+            text = self._log_prompts(request.prompt[: _LOGGED + _BORDER], request.caller)
+            subject["prompt"] = text if len(request.prompt) <= _LOGGED + _BORDER else f"{text[:-_BORDER]}…"
         return subject
 
 

@@ -34,6 +34,7 @@ from pointsman.service.convert import Limits
 from pointsman.service.doors import Doors, bearer
 from pointsman.service.errors import INTERNAL_MESSAGE, code_of
 from pointsman.service.guard import Observe, request_id_of, stalled
+from pointsman.service.http_protocol import TimedProtocol
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.service.tls import Chain
 from pointsman.values.caller import Role, Shown
@@ -98,6 +99,7 @@ class HttpServer:
         tls = settings.tls
         config = uvicorn.Config(
             Starlette(routes=routes),
+            http=TimedProtocol,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -108,6 +108,9 @@ class GrpcServer:
                 # A peer that vanished without a word holds its slot no longer than this.
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
+                # One that opens a connection and says nothing, or nothing more, does not keep it.
+                ("grpc.server_handshake_timeout_ms", 10_000),
+                ("grpc.max_connection_idle_ms", round(settings.idle_s * 1000)),
             ],
         )
         limits = Limits(settings.max_prompt_bytes, settings.max_messages)

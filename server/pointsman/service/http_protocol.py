@@ -1,0 +1,45 @@
+"""HTTP/1.1 whose requests have a time to come in. Needs uvicorn (extra `http`)."""
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_S = 10.0
+
+
+class TimedProtocol(H11Protocol):
+    """Closes a connection on which the head of a request is not whole in time: uvicorn itself waits for ever."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEAD_S, self._close)
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the rest of a head, and no longer once it is there."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_S, self._close)
+
+    def on_response_complete(self) -> None:
+        """Leave the wait for another request to uvicorn, until its first byte."""
+        self._forget()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _close(self) -> None:
+        self._late = None
+        self.transport.close()
