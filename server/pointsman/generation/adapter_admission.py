@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pointsman.errors import DeadlineError, OverloadedError
 from pointsman.generation.engine_slots import EngineSlots, Slot
 from pointsman.generation.speed import Speed, Tally
+from pointsman.generation.swap_space import Post, SwapSpace
 from pointsman.values.events import Usage
 
 _SHORTEST_TURN_S = 0.1
@@ -51,6 +52,10 @@ class Place:
     def slot(self, text: str) -> Slot:
         """Return the slot of the engine to answer in: the one it had, or the best there is for a prompt."""
         return self._admission.slot_of(self, text)
+
+    async def settle(self, slot: Slot, adapters: tuple[float, ...] | None, text: str, post: Post) -> None:
+        """Have the caches in the slot that suit a prompt under adapters; see `SwapSpace.settle`."""
+        await self._admission.settle(self, slot, adapters, text, post)
 
     def said(self, tokens: float) -> None:
         """Charge tokens of the answer."""
@@ -118,6 +123,8 @@ class AdapterAdmission:
         self._limit = queue_limit
         self._turn_s = turn_s
         self._engine_slots = EngineSlots(engine_slots or slots)
+        self.swap: SwapSpace | None = None
+        """Where caches go that have to leave their slot."""
         self._groups: dict[str, _Group] = {}
         # Adapters that wait for a turn: with new requests, and with interrupted answers only.
         self._fresh: deque[str] = deque()
@@ -150,6 +157,11 @@ class AdapterAdmission:
     def tokens_per_s(self) -> float | None:
         """Smoothed, of all answers together; None before the first ones."""
         return self._speed.per_s
+
+    @property
+    def swapped_bytes(self) -> int:
+        """What caches take that had to leave their slot."""
+        return self.swap.bytes if self.swap is not None else 0
 
     def tally(self, adapter: str) -> Tally:
         """Return what is known of an adapter's answers."""
@@ -207,6 +219,19 @@ class AdapterAdmission:
         idle = {id(other) for group in self._groups.values() for other in group.begun}
         return self._engine_slots.take(place.adapter, text, place, idle)
 
+    def engine_began(self) -> None:
+        """Note that the slots of the engine are empty."""
+        self._engine_slots.forget()
+        if self.swap is not None:
+            self.swap.clear()
+
+    async def settle(
+        self, place: Place, slot: Slot, adapters: tuple[float, ...] | None, text: str, post: Post
+    ) -> None:
+        """See `Place.settle`."""
+        if self.swap is not None:
+            await self.swap.settle(slot, place, adapters, text, post)
+
     def charge(self, place: Place, tokens: float, *, made: float) -> None:
         """See `Place.said` and `Place.read`."""
         place.left -= made
@@ -256,6 +281,8 @@ class AdapterAdmission:
     def leave(self, place: Place) -> None:
         """Give a place up; it may have been given up before."""
         self._engine_slots.free(place)
+        if self.swap is not None:
+            self.swap.forget(place)
         group = self._groups.get(place.adapter)
         if group is None:
             return

@@ -122,7 +122,8 @@ class EnginePool:
     async def measure(self) -> None:
         """Read what the engines hold in memory."""
         for engine in self.engines:
-            engine.resident_bytes = await asyncio.to_thread(resident_bytes, engine.pid)
+            held = await asyncio.to_thread(resident_bytes, engine.pid)
+            engine.resident_bytes = None if held is None else held + engine.admission.swapped_bytes
 
     def status(self, specialist: Specialist) -> SpecialistStatus:
         """Return how a specialist is doing."""

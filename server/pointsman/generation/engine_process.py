@@ -20,6 +20,7 @@ from pointsman.generation.adapter_admission import AdapterAdmission, Place
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.chat_client import ChatClient
 from pointsman.generation.llama_client import LlamaClient
+from pointsman.generation.swap_space import swap_space
 from pointsman.sections import Engine as EngineSettings
 from pointsman.settings import child_environment
 from pointsman.values.catalog import EngineState
@@ -102,6 +103,11 @@ class EngineProcess:
 
     async def run(self) -> None:
         """Keep the engine alive until `stop`."""
+        swap_mib = self._settings.swap_mib if self.spec.kind == "llama_cpp" and self.spec.adapters else 0
+        with swap_space(swap_mib) as self.admission.swap:
+            await self._keep_alive()
+
+    async def _keep_alive(self) -> None:
         backoff = self._settings.restart_backoff_s
         loop = asyncio.get_running_loop()
         while not self._stop.is_set():
@@ -225,8 +231,10 @@ class EngineProcess:
                 self._client = None
 
     async def _spawn(self) -> Process:
+        swap = self.admission.swap
         specification = {key: _plain(value) for key, value in asdict(self.spec).items()} | {
-            "api_key": self._key
+            "api_key": self._key,
+            "swaps": swap is not None,
         }
         self._stderr.clear()
         process = await asyncio.create_subprocess_exec(
@@ -238,6 +246,7 @@ class EngineProcess:
             stderr=PIPE,
             env=child_environment(),
             start_new_session=True,  # Ctrl-C is for us: we drain first
+            pass_fds=swap.files if swap is not None else (),
         )
         assert process.stdin is not None  # noqa: S101 - piped
         try:
@@ -281,6 +290,7 @@ class EngineProcess:
         self.url = f"http://127.0.0.1:{port}"
         # In a thread: the first client of a process imports and reads files.
         self._client = await asyncio.to_thread(self._connect)
+        self.admission.engine_began()
         self.state = EngineState.READY
         self.error = ""
         self._ready.set()

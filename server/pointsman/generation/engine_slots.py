@@ -8,14 +8,27 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
+class Held:
+    """A cache: the scales of adapters it was made under, the prompt it began with, whose answer still wants it."""
+
+    adapters: tuple[float, ...] | None
+    text: str
+    owner: object | None = field(default=None, repr=False)
+
+
+@dataclass(slots=True)
 class Slot:
-    """One slot. `owner` holds it, at work or between two rounds; `text` is what its cache began with."""
+    """One slot. `owner` holds it, at work or between two rounds; `text` is what its cache began with.
+
+    holds: what its cache is known to be; None while that is not certain
+    """
 
     number: int
     adapter: str | None = None
     text: str = ""
     used: int = 0
     owner: object | None = field(default=None, repr=False)
+    holds: Held | None = None
 
 
 class EngineSlots:
@@ -49,15 +62,28 @@ class EngineSlots:
         for slot in self._slots:
             if slot.owner is owner:
                 slot.owner = None
+            if slot.holds is not None and slot.holds.owner is owner:
+                slot.holds.owner = None
+
+    def forget(self) -> None:
+        """Note that the engine began anew."""
+        for slot in self._slots:
+            slot.holds = None
 
 
 def _fit(slot: Slot, adapter: str, text: str) -> tuple[int, int]:
     if slot.adapter == adapter:
-        return 2, _shared(slot.text, text)
+        return 2, shared(slot.text, text)
     return (1 if slot.adapter is None else 0), 0
 
 
-def _shared(one: str, other: str) -> int:
+def shared(one: str, other: str) -> int:
     """Return how many characters two texts have in common at their beginning."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    same, most = 0, min(len(one), len(other))
+    while same < most:
+        middle = (same + most + 1) // 2
+        if one[same:middle] == other[same:middle]:
+            same = middle
+        else:
+            most = middle - 1
+    return same

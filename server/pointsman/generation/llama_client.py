@@ -21,6 +21,7 @@ import httpx2
 from pointsman.errors import BackendDownError, InvalidRequestError, OverloadedError
 from pointsman.generation.adapter_admission import Place
 from pointsman.generation.backend import Question, Stream
+from pointsman.generation.engine_slots import Held
 from pointsman.values.events import Finished, FinishReason, Token, Usage
 
 _RETRY_S = 1.0
@@ -126,10 +127,14 @@ class LlamaClient:
         this = _Round(draft.told, limit, is_last=limit == left)
         draft.rounds += 1
         body = self._body(question, draft, limit)
-        if place is not None:
-            body["id_slot"] = place.slot(draft.prompt).number
+        slot = place.slot(draft.prompt) if place is not None else None
+        if place is not None and slot is not None:
+            body["id_slot"] = slot.number
+            await place.settle(slot, question.adapters, draft.prompt, self._post)
         async with aclosing(self._chunks(body)) as chunks:
             while not this.interrupted and (chunk := await _next(chunks, place)) is not None:
+                if slot is not None and slot.holds is None:
+                    slot.holds = Held(question.adapters, draft.prompt, place)
                 self._count(chunk, draft, this, place)
                 this.held += chunk.get("tokens", ())
                 this.held_logprob += _logprob(chunk)

@@ -1,0 +1,209 @@
+"""Prompt caches that had to leave their slot: into memory outside the engine, and back into a slot.
+
+An engine drops the cache of a slot when the slot's adapter changes, and to read a prompt again takes far longer than
+to copy what was made of it (benchmarks/results/adapters.md). So caches are swapped out and in, as those of
+preempted requests in Kwon et al., "Efficient Memory Management for Large Language Model Serving with
+PagedAttention", SOSP 2023, section 4.5. They lie in memory files without a name, which the engine inherits:
+nothing is left of them once both processes are gone. A cache is put in under the adapters it was made under only.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from pointsman.errors import PointsmanError
+from pointsman.generation.engine_slots import Held, Slot, shared
+
+_log = structlog.get_logger()
+_FILES = 32
+_COVERED = 0.8
+"""Part of a text that another one begins with, from which its cache is as good."""
+
+Post = Callable[[str, dict[str, Any]], Awaitable[Any]]
+
+
+@dataclass(slots=True, eq=False)
+class _Swapped:
+    """A cache in a file. `readers`: how many slots it is being put into; it stays where it is meanwhile."""
+
+    file: int
+    held: Held
+    size: int
+    used: int
+    readers: int = 0
+
+
+class SwapSpace:
+    """What was swapped out of one engine; the least recently used makes room."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        """Open the files, of which each process may have 1,024.
+
+        Raises:
+            OSError: there are no more to be had.
+
+        """
+        self._limit = limit_bytes
+        self.files: tuple[int, ...] = tuple(os.memfd_create(f"pointsman cache {i}") for i in range(_FILES))
+        self._free = list(self.files)
+        self._kept: list[_Swapped] = []
+        self._uses = 0
+        self._failed = False
+
+    @property
+    def bytes(self) -> int:
+        """What the caches take."""
+        return sum(kept.size for kept in self._kept)
+
+    def close(self) -> None:
+        """Give the memory back, once the engine is gone too."""
+        self._kept, self._free, files, self.files = [], [], self.files, ()
+        for file in files:
+            os.close(file)
+
+    def clear(self) -> None:
+        """Forget everything: the engine began anew."""
+        self._kept, self._free, self._failed = [], [], False
+        for file in self.files:
+            self._give_back(file)
+
+    def forget(self, owner: object) -> None:
+        """Note that an answer has ended: its cache serves others, with a prompt that begins like it."""
+        for kept in self._kept:
+            if kept.held.owner is owner:
+                kept.held.owner = None
+
+    async def settle(
+        self, slot: Slot, owner: object, adapters: tuple[float, ...] | None, text: str, post: Post
+    ) -> None:
+        """Swap out what a slot holds that others want again, and in what serves a prompt best.
+
+        A cache that cannot be had is no error: the engine reads the prompt. Where the engine fails at it, nothing is
+        swapped until it is started again.
+
+        owner: has taken the slot; adapters: the scales of its request
+        """
+        if self._failed or (slot.holds is not None and slot.holds.owner is owner):
+            return
+        moving = asyncio.ensure_future(self._move(slot, owner, adapters, text, post))
+        try:
+            await asyncio.shield(moving)
+        except asyncio.CancelledError:
+            # What the engine was told to do with the slot is done before anybody else has it.
+            await asyncio.wait([moving])
+            raise
+
+    async def _move(
+        self, slot: Slot, owner: object, adapters: tuple[float, ...] | None, text: str, post: Post
+    ) -> None:
+        held, slot.holds = slot.holds, None  # until the engine has begun: who leaves now leaves it unknown
+        found = self._find(adapters, text, owner)
+        same = held is not None and held.adapters == adapters
+        here = shared(held.text, text) if held is not None and same else 0
+        try:
+            if held is not None and (held.owner is not None or not same) and not self._covered(held):
+                await self._swap_out(slot.number, held, post)
+            if found is not None and (found.held.owner is owner or shared(found.held.text, text) > here):
+                await self._swap_in(slot.number, found, None if same else adapters or (), post)
+                if found.held.owner is owner:  # its answer goes on from here
+                    self._drop(found)
+        except PointsmanError as error:
+            # Whether and when the engine does it nobody knows, so no file and no slot can be relied on.
+            self._failed = True
+            _log.warning("engine.swap_failed", error=str(error), until="the engine is started again")
+
+    async def _swap_out(self, number: int, held: Held, post: Post) -> None:
+        file = self._room()
+        if file is None:
+            return
+        reply = await post(f"/slots/{number}?action=save", {"filename": str(file)})
+        if reply.get("n_saved"):
+            self._keep(_Swapped(file, held, reply.get("n_written", 0), self._next_use()))
+        else:
+            self._give_back(file)
+
+    async def _swap_in(
+        self, number: int, found: _Swapped, adapters: tuple[float, ...] | None, post: Post
+    ) -> None:
+        found.used = self._next_use()
+        found.readers += 1
+        try:
+            if adapters is not None:  # these drop the cache of a slot when they change, so they come first
+                lora = [{"id": i, "scale": scale} for i, scale in enumerate(adapters)]
+                await post("/completion", {"prompt": [[]], "n_predict": 0, "id_slot": number, "lora": lora})
+            await post(f"/slots/{number}?action=restore", {"filename": str(found.file)})
+        finally:
+            found.readers -= 1
+
+    def _find(self, adapters: tuple[float, ...] | None, text: str, owner: object) -> _Swapped | None:
+        fitting = [kept for kept in self._kept if kept.held.adapters == adapters]
+        return max(
+            fitting,
+            key=lambda kept: (kept.held.owner is owner, shared(kept.held.text, text), kept.used),
+            default=None,
+        )
+
+    def _covered(self, held: Held) -> bool:
+        return held.owner is None and any(
+            kept.held.adapters == held.adapters and _begins_like(held.text, kept.held.text)
+            for kept in self._kept
+        )
+
+    def _keep(self, new: _Swapped) -> None:
+        if new.file not in self.files:
+            return
+        for kept in list(self._kept):
+            same = kept.held.adapters == new.held.adapters
+            if kept.held.owner is None and same and _begins_like(kept.held.text, new.held.text):
+                self._drop(kept)
+        self._kept.append(new)
+        while self.bytes > self._limit and self._make_room():
+            pass
+
+    def _room(self) -> int | None:
+        if not self._free:
+            self._make_room()
+        return self._free.pop() if self._free else None
+
+    def _make_room(self) -> bool:
+        idle = [kept for kept in self._kept if not kept.readers]
+        if idle:
+            self._drop(min(idle, key=lambda kept: kept.used))
+        return bool(idle)
+
+    def _drop(self, kept: _Swapped) -> None:
+        if kept in self._kept and not kept.readers:
+            self._kept.remove(kept)
+            self._give_back(kept.file)
+
+    def _give_back(self, file: int) -> None:
+        if file not in self.files:  # closed meanwhile: the number may be another file's by now
+            return
+        os.ftruncate(file, 0)
+        self._free.append(file)
+
+    def _next_use(self) -> int:
+        self._uses += 1
+        return self._uses
+
+
+@contextmanager
+def swap_space(limit_mib: int) -> Iterator[SwapSpace | None]:
+    """Open a space, where the system has such files; 0 is none."""
+    if not limit_mib or not hasattr(os, "memfd_create"):
+        yield None
+        return
+    space = SwapSpace(limit_mib << 20)
+    try:
+        yield space
+    finally:
+        space.close()
+
+
+def _begins_like(text: str, other: str) -> bool:
+    return shared(text, other) >= _COVERED * len(text)

@@ -1,0 +1,300 @@
+"""Caches that leave their slot and come back: what is put where, with a stand-in and with the real engine."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapters import write_adapter
+from harness import Running, Site, collect, running, until, write_specialist
+from pointsman.client import constraints
+from pointsman.errors import BackendDownError
+from pointsman.generation.engine_slots import EngineSlots, Held, Slot, shared
+from pointsman.generation.swap_space import SwapSpace
+from pointsman.v1 import router_pb2
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux only")
+
+RED, BLUE = (1.0, 0.0), (0.0, 1.0)
+
+
+class Engine:
+    """Slots as llama.cpp keeps them: a text that was read under adapters, dropped when those change."""
+
+    def __init__(self, slots: int = 1) -> None:
+        self.lora: list[tuple[float, ...]] = [()] * slots
+        self.text = [""] * slots
+        self.asked: list[str] = []
+        self.down = False
+
+    async def post(self, path: str, body: dict[str, Any]) -> Any:
+        if self.down:
+            raise BackendDownError("down", retry_after_s=1)
+        if path == "/completion":
+            assert body["prompt"] == [[]]
+            self.read(body["id_slot"], tuple(one["scale"] for one in body["lora"]), "")
+            self.asked.append("wake")
+            return {}
+        number, _, action = path.removeprefix("/slots/").partition("?action=")
+        self.asked.append(action)
+        file = int(body["filename"])
+        if action == "save":
+            content = f"{self.lora[int(number)]}|{self.text[int(number)]}".encode()
+            os.ftruncate(file, 0)
+            os.pwrite(file, content, 0)
+            return {"n_saved": len(self.text[int(number)]), "n_written": len(content)}
+        made_under, _, text = os.pread(file, 1 << 20, 0).decode().partition("|")
+        # What the real engine does not know: under which adapters a cache was made.
+        assert made_under == str(self.lora[int(number)]), "a cache is put in under other adapters"
+        self.text[int(number)] = text
+        return {}
+
+    def read(self, number: int, adapters: tuple[float, ...], text: str) -> int:
+        """Read a prompt; returns how much of it the cache held."""
+        if adapters != self.lora[number]:
+            self.lora[number], self.text[number] = adapters, ""
+        found = shared(self.text[number], text)
+        if text:
+            self.text[number] = text
+        return found
+
+
+@pytest.fixture
+def space() -> Iterator[SwapSpace]:
+    made = SwapSpace(1 << 20)
+    yield made
+    made.close()
+
+
+async def ask(space: SwapSpace, engine: Engine, slot: Slot, adapters: Any, text: str, owner: object) -> int:
+    """Do what the client of an engine does; returns how much of the prompt was found."""
+    await space.settle(slot, owner, adapters, text, engine.post)
+    found = engine.read(slot.number, adapters, text)
+    slot.holds = Held(adapters, text, owner)
+    return found
+
+
+def done(space: SwapSpace, slot: Slot, owner: object) -> None:
+    if slot.holds is not None and slot.holds.owner is owner:
+        slot.holds.owner = None
+    space.forget(owner)
+
+
+async def test_a_prompt_is_found_again_after_another_adapter_had_the_slot(space: SwapSpace) -> None:
+    engine, slot = Engine(), Slot(0)
+    rules = "Answer as a pirate would. " * 8
+    for adapters, name in ((RED, "a"), (BLUE, "b")):
+        assert await ask(space, engine, slot, adapters, rules + name, name) == 0
+        done(space, slot, name)
+    assert await ask(space, engine, slot, RED, rules + "c", "c") == len(rules)
+    done(space, slot, "c")
+    assert engine.asked == ["save", "save", "wake", "restore"]
+    assert await ask(space, engine, slot, RED, rules + "d", "d") == len(
+        rules
+    )  # in its slot: nothing is moved
+    assert len(engine.asked) == 4
+    assert space.bytes > 2 * len(rules)
+
+
+async def test_an_interrupted_answer_gets_its_own_cache_back(space: SwapSpace) -> None:
+    engine, slot = Engine(), Slot(0)
+    await ask(space, engine, slot, RED, "tell me of rivers", "first")
+    engine.text[0] += " They flow."  # what was said meanwhile
+    await ask(space, engine, slot, RED, "tell me of rivers, please", "second")
+    done(space, slot, "second")
+    found = await ask(space, engine, slot, RED, "tell me of rivers They flow. And", "first")
+    assert found == len("tell me of rivers They flow.")
+
+
+async def test_the_least_recently_used_cache_makes_room_and_one_too_large_is_not_kept() -> None:
+    space, engine, slot = SwapSpace(260), Engine(), Slot(0)
+    try:
+        for adapters in ((1.0,), (2.0,), (3.0,), (4.0,)):
+            await ask(space, engine, slot, adapters, "x" * 100, adapters)
+            done(space, slot, adapters)
+        assert 200 < space.bytes <= 260  # two of them
+        assert await ask(space, engine, slot, (1.0,), "x" * 100, "again") == 0
+        done(space, slot, "again")
+        assert await ask(space, engine, slot, (4.0,), "x" * 100, "again") == 100
+        await ask(space, engine, slot, (5.0,), "y" * 1000, "large")
+        done(space, slot, "large")
+        await ask(space, engine, slot, (6.0,), "z", "next")
+        assert space.bytes <= 260
+    finally:
+        space.close()
+    await space.settle(slot, "after the end", (7.0,), "z", engine.post)  # writes to no file of anybody else
+    assert space.bytes == 0
+
+
+async def test_an_engine_that_does_not_do_it_costs_nothing_but_time(
+    space: SwapSpace, log_lines: list[dict[str, Any]]
+) -> None:
+    engine, slot = Engine(), Slot(0)
+    await ask(space, engine, slot, RED, "one", "a")
+    engine.down = True
+    assert await ask(space, engine, slot, BLUE, "two", "b") == 0
+    engine.down = False
+    done(space, slot, "b")
+    await ask(space, engine, slot, RED, "one", "c")
+    assert (space.bytes, engine.asked) == (0, [])  # it may yet do what it was told: nothing can be relied on
+    assert [line["event"] for line in log_lines] == ["engine.swap_failed"]
+    space.clear()
+    await ask(space, engine, slot, BLUE, "two", "d")
+    assert engine.asked == ["save"]
+
+
+async def test_who_leaves_while_a_cache_is_moved_waits_for_it_and_leaves_the_slot_unknown(
+    space: SwapSpace,
+) -> None:
+    engine, slot = Engine(), Slot(0)
+    await ask(space, engine, slot, RED, "one", "a")
+    go_on = asyncio.Event()
+
+    async def slow(path: str, body: dict[str, Any]) -> Any:
+        await go_on.wait()
+        return await engine.post(path, body)
+
+    leaving = asyncio.create_task(space.settle(slot, "b", BLUE, "two", slow))
+    await asyncio.sleep(0.01)
+    leaving.cancel()
+    await asyncio.sleep(0.01)
+    assert not leaving.done()
+    go_on.set()
+    await asyncio.wait([leaving])
+    assert leaving.cancelled()
+    assert slot.holds is None
+    engine.asked.clear()
+    assert await ask(space, engine, slot, BLUE, "two", "c") == 0
+    assert engine.asked == []  # what is not known is not kept
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, 5), st.sampled_from([RED, BLUE, (0.5, 0.0)]), st.text("ab", max_size=6), st.booleans()),
+    max_size=40,
+)  # fmt: skip
+
+
+@given(STEPS)
+def test_no_cache_is_ever_put_in_under_other_adapters(
+    steps: list[tuple[int, tuple[float, ...], str, bool]],
+) -> None:
+    """The stand-in checks it at each restore; answers go on, stop, and are interrupted in any order."""
+
+    async def play() -> None:
+        space, engine, slots = SwapSpace(200), Engine(2), EngineSlots(2)
+        running: dict[int, object] = {}
+        try:
+            for number, adapters, text, ends in steps:
+                owner = running.setdefault(number, object())
+                idle = {id(other) for other in running.values() if other is not owner}
+                slot = slots.held_by(owner) or slots.take(str(adapters), text, owner, idle)
+                await ask(space, engine, slot, adapters, f"{number}{text}", owner)
+                if ends:
+                    del running[number]
+                    slots.free(owner)
+                    space.forget(owner)
+        finally:
+            space.close()
+
+    asyncio.run(play())
+
+
+# The real engine.
+
+
+def _specialists(site: Site, base: Path) -> Site:
+    site.fill()
+    for name, seed in (("red", 1), ("blue", 2)):
+        sha256 = write_adapter(site.specialists / f"{name}.gguf", base, seed=seed)
+        adapter = {"uri": f"file:{name}.gguf", "sha256": sha256}
+        rules = " ".join(f"Rule {i} of house {seed}: speak as number {i + seed}." for i in range(8))
+        write_specialist(site.specialists, name, adapter=adapter, system_prompt=rules)
+    return site
+
+
+async def _answer(server: Running, name: str, prompt: str, tokens: int = 12) -> tuple[str, int, int]:
+    """Return the answer, the tokens of its prompt, and those of them that were read."""
+    sampling = router_pb2.Sampling(temperature=0, max_tokens=tokens)
+    text, events = await collect(server.client.generate(prompt, constraints(specialist=name), sampling))
+    usage = events[-1].done.usage
+    return text, usage.prompt_tokens, usage.prompt_tokens - usage.cached_tokens
+
+
+@pytest.mark.model
+async def test_adapters_in_one_slot_read_their_prompts_once_and_answer_as_they_would_alone(
+    site: Site, base_model: Path
+) -> None:
+    _specialists(site, base_model)
+    order = [
+        (name, f"Name {what}.") for what in ("a colour", "a town", "an animal") for name in ("red", "blue")
+    ]
+
+    async def answers(spare_slots: int, swap_mib: int) -> list[tuple[str, int, int]]:
+        settings = site.settings(
+            engine={"slots": 1, "spare_slots": spare_slots, "swap_mib": swap_mib},
+            routing={"general_specialist": ""},
+        )
+        async with running(settings) as server:
+            found = [await _answer(server, *one) for one in order]
+            assert bool(server.engine.admission.swapped_bytes) is bool(swap_mib)
+            await server.core.engines.measure()
+            assert (server.engine.resident_bytes or 0) > server.engine.admission.swapped_bytes
+        return found
+
+    own_slots, swapped, neither = await answers(1, 0), await answers(0, 64), await answers(0, 0)
+    assert swapped == own_slots
+    assert all(read < total / 3 for _, total, read in swapped[2:])
+    assert all(read == total for _, total, read in neither)
+
+
+@pytest.mark.model
+async def test_interrupted_answers_share_one_slot_and_read_as_if_each_had_its_own(
+    site: Site, base_model: Path
+) -> None:
+    settings = _specialists(site, base_model).settings(
+        engine={"slots": 1, "spare_slots": 0, "adapter_turn_s": 0.2}
+    )
+    asked = [
+        (name, f"Invent a tale about {what}.", 40) for what in ("a key", "a map") for name in ("red", "blue")
+    ]
+    async with running(settings) as server:
+        alone = [(await _answer(server, *one))[0] for one in asked]
+        met = await asyncio.gather(*(_answer(server, *one) for one in asked))
+        assert server.engine.admission.switches > len(asked)
+    same = sum(text == other for (text, *_), other in zip(met, alone, strict=True))
+    assert same >= len(asked) - 1  # a batch of another make-up rounds differently
+
+
+@pytest.mark.model
+async def test_an_engine_that_is_killed_takes_its_caches_with_it(site: Site, base_model: Path) -> None:
+    settings = _specialists(site, base_model).settings(engine={"slots": 1, "spare_slots": 0})
+    async with running(settings) as server:
+        first = await _answer(server, "red", "Name a colour.")
+        await _answer(server, "blue", "Name a colour.")
+        assert server.engine.admission.swapped_bytes
+        assert server.engine.pid is not None
+        os.kill(server.engine.pid, 9)
+        await until(lambda: server.engine.restarts == 1 and server.engine.state == "ready")
+        assert server.engine.admission.swapped_bytes == 0
+        assert await _answer(server, "red", "Name a colour.") == first
+
+
+@pytest.mark.model
+async def test_no_file_is_left_open(site: Site, base_model: Path) -> None:
+    settings = _specialists(site, base_model).settings(engine={"slots": 1})
+
+    def held() -> int:
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        return sum("pointsman cache" in str(link.readlink()) for link in links)
+
+    async with running(settings) as server:
+        async with aclosing(server.client.generate("hi", constraints(specialist="red"))) as events:
+            await anext(events)
+        assert await asyncio.to_thread(held)
+    assert await asyncio.to_thread(held) == 0
