@@ -53,6 +53,8 @@ def test_every_edit_and_every_gap_is_found(tmp_path: Path, at: int) -> None:
         [*whole[:at], *whole[at + 1 :]],
         [*whole[: at + 1], whole[at], *whole[at + 1 :]],
         [*whole[:at], "nonsense\n", *whole[at:]],
+        [*whole[:at], whole[at].replace("{", '{"outcome":"no",', 1), *whole[at + 1 :]],
+        [*whole[:at], whole[at].replace(":", ": ", 1), *whole[at + 1 :]],
         [*whole[:at], *reversed(whole[at - 1 : at + 1]), *whole[at + 1 :]] if at else whole[::-1],
     ):
         file.write_text("".join(changed))

@@ -83,6 +83,13 @@ def test_what_only_looks_like_it_is_not(everything: Detector, text: str) -> None
     assert kinds_in(everything, text) == set()
 
 
+@pytest.mark.parametrize("text", ["Zu\u0308rich Plan", "Blue\ufe0f Bird", "Bl\u034fue Bird", "ＢＬＵＥ bird"])
+def test_words_are_found_however_they_are_written(rules_cache: Path, text: str) -> None:
+    words = (WordList("project", ("Zürich Plan", "blue bird")),)
+    policy = Policy({"project": Action.REFUSE}, words=words)
+    assert kinds_in(Detector(policy, rules_cache), f"the {text} is late") == {"project"}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -92,6 +99,7 @@ def test_what_only_looks_like_it_is_not(everything: Detector, text: str) -> None
         "charge 4111–1111–1111–1111 again",  # dashes
         "charge 4111\u00a01111\u00a01111\u00a01111 again",  # spaces that do not break
         "charge 4\u0301111 1111 1111 1111 again",  # a combining mark
+        "charge 4111\ufe0f 1111\u034f 1111\u3164 1111 again",  # what is invisible and no format character
     ],
 )
 def test_look_alike_digits_and_invisible_characters_hide_nothing(everything: Detector, text: str) -> None:

@@ -90,6 +90,24 @@ async def test_logged_prompts_hold_nothing_that_the_policy_names(
     assert not any(digits in str(log_lines) for digits in ("DE89", "4111"))
 
 
+@pytest.mark.parametrize("action", ["stay_local", "refuse", "redact"])
+async def test_what_ends_an_answer_leaves_too_and_is_read_as_well(site: Site, action: str) -> None:
+    site.fill()
+    (site.root / "policy.yaml").write_text(f"actions: {{iban: {action}}}")
+    settings = {"general_specialist": ""}
+    with Cloud() as cloud:
+        async with running(site.settings(cloud=cloud.settings, routing=settings), engines=False) as server:
+            asked = server.client.generate(OTHER, None, router_pb2.Sampling(stop=["so", IBAN]))
+            if action == "redact":
+                await collect(asked)
+                assert cloud.requests[0]["stop"] == ["so", "[IBAN_1]"]
+            else:
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await collect(asked)
+                assert cloud.requests == []
+    assert "DE89" not in seen_by(cloud)
+
+
 async def test_where_nobody_local_can_answer_the_call_fails_and_nothing_leaves(site: Site) -> None:
     site.fill()
     (site.root / "policy.yaml").write_text("actions: {iban: stay_local}")

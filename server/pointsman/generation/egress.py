@@ -12,7 +12,7 @@ from pointsman.generation.normalise import Normaliser
 from pointsman.policy.gate import Gate
 from pointsman.values.events import Finished, Token
 from pointsman.values.policy import Screening
-from pointsman.values.request import Message, Request
+from pointsman.values.request import Message, Request, Role
 
 Leaving = Callable[[Request, str, tuple[Message, ...], Screening], Awaitable[None]]
 """Told of what leaves before it does: whose it is, the model, the messages, and what was found in them."""
@@ -34,13 +34,14 @@ class Egress:
             BackendDownError, OverloadedError, InvalidRequestError
 
         """
-        leaving = await self._gate.outbound(question.messages, answer.request)
+        leaving = await self._gate.outbound(question.messages, answer.request, question.stop)
         restorer = leaving.redaction.restorer()
         async with self.cloud.admission.place() as queue_ms:
             answer.queue_ms = queue_ms
-            asked = replace(question, messages=leaving.messages)
+            asked = replace(question, messages=leaving.messages, stop=leaving.stop)
             if self._leaving is not None:
-                await self._leaving(answer.request, model, leaving.messages, leaving.screening)
+                stop = tuple(Message(Role.USER, text) for text in leaving.stop)
+                await self._leaving(answer.request, model, (*leaving.messages, *stop), leaving.screening)
             async with aclosing(self.cloud.client_of(model).stream(asked)) as stream:
                 async for item in stream:
                     if isinstance(item, Token):

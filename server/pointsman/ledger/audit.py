@@ -114,6 +114,8 @@ def verify(folder: Path, key: str = "", first: int = 1, head: str = "") -> Verdi
             return Verdict(at, count, f"{torn}: is no record")
         torn = ""
         problem = _problem(record, expected, at if count or first == 1 else None, key.encode())
+        if not problem and line.rstrip(b"\n") != _line(record).rstrip(b"\n"):  # a name twice, spaces
+            problem = f"record {expected} is not written as it was"
         if problem:
             return Verdict(at, count, f"{place}: {problem}")
         at, count, expected = Head(expected, str(record["hash"])), count + 1, expected + 1

@@ -233,6 +233,5 @@ def _asked(story: "Story") -> dict[str, Any]:
         "gen_ai.request.top_p": sampling.top_p,
         "gen_ai.request.max_tokens": sampling.max_tokens,
         "gen_ai.request.seed": sampling.seed,
-        "gen_ai.request.stop_sequences": list(sampling.stop) or None,
     }
     return {name: value for name, value in told.items() if value is not None}

@@ -33,6 +33,7 @@ class Outbound:
     messages: tuple[Message, ...]
     redaction: Redaction
     screening: Screening
+    stop: tuple[str, ...] = ()
 
 
 class Gate:
@@ -55,7 +56,8 @@ class Gate:
         """
         if self._detector is None:
             return request
-        screening = (await self._read(request.messages, request.caller)).screening
+        said = (*request.messages, *_as_messages(request.sampling.stop))
+        screening = (await self._read(said, request.caller)).screening
         if screening.action is Action.REFUSE:
             kinds = screening.describe(Action.REFUSE)
             raise PolicyError(f"the policy refuses what the conversation holds: {kinds}", screening)
@@ -64,8 +66,12 @@ class Gate:
             constraints = replace(constraints, local_only=True)
         return replace(request, constraints=constraints, screening=screening)
 
-    async def outbound(self, messages: tuple[Message, ...], request: Request) -> Outbound:
+    async def outbound(
+        self, messages: tuple[Message, ...], request: Request, stop: tuple[str, ...] = ()
+    ) -> Outbound:
         """Return messages as they may leave for the cloud: of the conversation, a system prompt, perhaps a draft.
+
+        stop: texts that end the answer; they leave too, and count as messages after the last one
 
         Raises:
             PolicyError: they hold what stays local.
@@ -74,13 +80,15 @@ class Gate:
         if request.constraints.local_only:  # nothing that asks the cloud should have come so far
             raise PolicyError("the conversation must stay local")
         if self._detector is None:
-            return Outbound(messages, Redaction(), NOTHING_FOUND)
+            return Outbound(messages, Redaction(), NOTHING_FOUND, stop)
+        count, messages = len(messages), (*messages, *_as_messages(stop))
         read = await self._read(messages, request.caller)
         if read.screening.action in {Action.STAY_LOCAL, Action.REFUSE}:
             kinds = read.screening.describe(Action.STAY_LOCAL, Action.REFUSE)
             raise PolicyError(f"the policy keeps local what the messages hold: {kinds}", read.screening)
         redacted, redaction = redact(messages, read.to_redact)
-        return Outbound(redacted, redaction, read.screening)
+        left = tuple(message.content for message in redacted[count:])
+        return Outbound(redacted[:count], redaction, read.screening, left)
 
     def redacted(self, text: str, caller: str = "") -> str:
         """Return a text as it may be stored: everything that the policy is about replaced."""
@@ -119,6 +127,10 @@ class _Read:
 
     screening: Screening
     to_redact: tuple[tuple[Span, ...], ...]
+
+
+def _as_messages(stop: Sequence[str]) -> tuple[Message, ...]:
+    return tuple(Message(Role.USER, text) for text in stop)
 
 
 def _spans(messages: Sequence[Message], detector: Detector) -> Iterator[tuple[Span, ...]]:

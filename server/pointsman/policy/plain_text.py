@@ -7,6 +7,10 @@ _INVISIBLE = "Cf"
 """Zero-width joiners and spaces, directional marks, soft hyphens."""
 _MARKS = {"Mn", "Me"}
 """Marks that combine with what stands before; a digit has no use for them."""
+_UNSEEN = frozenset("\u034f\u115f\u1160\u3164\uffa0") | {
+    chr(i) for i in (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
+}
+"""Of other categories, and as invisible: the grapheme joiner, Hangul fillers, variation selectors."""
 _DASHES = "‐‑‒–—−﹣－"
 
 
@@ -34,8 +38,13 @@ def plain_text(text: str) -> PlainText:
     read: list[str] = []
     places: list[int] = []
     for i, character in enumerate(text):
-        if unicodedata.category(character) in _MARKS and read and read[-1].isdigit():
-            continue
+        if read and character not in _UNSEEN and unicodedata.category(character) in _MARKS:
+            if read[-1].isdigit():
+                continue
+            whole = unicodedata.normalize("NFC", read[-1] + character)
+            if len(whole) == 1:  # a letter and its mark, written apart
+                read[-1] = whole
+                continue
         for shown in _read(character):
             read.append(shown)
             places.append(i)
@@ -47,7 +56,7 @@ def _read(character: str) -> str:
         return character
     if character in _DASHES:
         return "-"
-    if unicodedata.category(character) == _INVISIBLE:
+    if character in _UNSEEN or unicodedata.category(character) == _INVISIBLE:
         return ""
     digit = unicodedata.decimal(character, None)
     if digit is not None:
