@@ -242,6 +242,8 @@ def test_a_new_token_is_one_that_its_entry_knows(tmp_path: Path) -> None:
         ("somewhere:1", "", False, True, False, "no TLS"),
         ("[::]:1", "", True, True, False, ""),
         ("127.0.0.1:1", "0.0.0.0:2", False, False, False, "server.metrics_address"),
+        ("127.0.0.1:1", "0.0.0.0:2", False, True, False, "no TLS"),
+        ("127.0.0.1:1", "0.0.0.0:2", True, True, False, ""),
         ("0.0.0.0:1", "0.0.0.0:2", False, False, True, ""),
     ],
 )

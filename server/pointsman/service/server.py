@@ -58,21 +58,13 @@ def ensure_safe(settings: ServerSettings, doors: Doors) -> None:
         return
     wanting = [] if settings.tls else ["TLS (server.tls)"]
     wanting += [] if doors.watched else ["known callers (paths.callers)"]
-    if wanting and not is_loopback(settings.address):
-        raise ConfigError(
-            f"server.address: {settings.address} is reached from other machines, and there is no "
-            f"{' and no '.join(wanting)}; --insecure listens all the same"
-        )
-    if wanting and settings.http_address and not is_loopback(settings.http_address):
-        raise ConfigError(
-            f"server.http_address: {settings.http_address} is reached from other machines, and there is no "
-            f"{' and no '.join(wanting)}; --insecure listens all the same"
-        )
-    if settings.metrics_address and not doors.watched and not is_loopback(settings.metrics_address):
-        raise ConfigError(
-            f"server.metrics_address: {settings.metrics_address} is reached from other machines, and there are no "
-            "known callers (paths.callers); --insecure listens all the same"
-        )
+    for name in ("address", "http_address", "metrics_address"):
+        address = getattr(settings, name)
+        if wanting and address and not is_loopback(address):
+            raise ConfigError(
+                f"server.{name}: {address} is reached from other machines, and there is no "
+                f"{' and no '.join(wanting)}; --insecure listens all the same"
+            )
 
 
 class GrpcServer:
