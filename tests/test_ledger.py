@@ -196,6 +196,28 @@ def test_a_database_that_is_away_drops_what_is_beyond_the_queue_and_says_so_once
     writer.close()
 
 
+@pytest.mark.parametrize("by", ["deleted", "another"])
+def test_a_file_that_goes_while_it_is_written_is_begun_anew_and_said(
+    tmp_path: Path, log_lines: list[dict[str, Any]], by: str
+) -> None:
+    path = tmp_path / "ledger.db"
+    writer = LedgerWriter(settings(f"sqlite:///{path}"))
+    writer.note(entry(0))
+    wait_for(lambda: writer.written == 1)
+    for file in tmp_path.glob("ledger.db*"):
+        file.unlink()
+    if by == "another":
+        path.touch()
+    wait_for(lambda: any(line["event"] == "ledger.failing" for line in log_lines))
+    for i in range(1, 6):
+        writer.note(entry(i))
+    wait_for(lambda: writer.written == 6)
+    writer.close()
+    assert len(rows(f"sqlite:///{path}")) == 5
+    (said,) = (line for line in log_lines if line["event"] == "ledger.failing")
+    assert "its file was deleted or replaced" in said["why"]
+
+
 def test_a_full_disk_drops_and_serves_on(sqlite: str, log_lines: list[dict[str, Any]]) -> None:
     writer = LedgerWriter(settings(sqlite, queue_rows=50))
     writer.note(entry(0))

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -55,6 +56,7 @@ class LedgerWriter:
         self._waiting: deque[Entry | Comparison] = deque()
         self._stop = threading.Event()
         self._ready = False
+        self._opened: tuple[int, int] | None = None
         self._said = float("-inf")
         self._told = 0
         self._tidied = float("-inf")
@@ -127,8 +129,13 @@ class LedgerWriter:
         ended = False
         while True:
             try:
+                if self._ready and self._file() != self._opened:  # what we hold open is no longer the ledger
+                    self._engine.dispose()
+                    self._ready = False
+                    self._say("its file was deleted or replaced; a new one is begun")
                 if not self._ready:
                     migrate(self._engine)
+                    self._opened = self._file()
                     self._ready = True
                 while self._waiting:
                     self._write_batch()
@@ -143,6 +150,17 @@ class LedgerWriter:
             if ended:
                 return
             ended = self._stop.wait(self._settings.flush_s)
+
+    def _file(self) -> tuple[int, int] | None:
+        """Return which file the ledger is; None for none, and for a server's database."""
+        path = self._engine.url.database
+        if self._engine.dialect.name != "sqlite" or not path:
+            return None
+        try:
+            stat = Path(path).stat()
+        except OSError:
+            return None
+        return stat.st_dev, stat.st_ino
 
     def _write_batch(self) -> None:
         # They leave the queue once they are written: what fails is tried again.
