@@ -5,6 +5,10 @@ to copy what was made of it (benchmarks/results/adapters.md). So caches are swap
 preempted requests in Kwon et al., "Efficient Memory Management for Large Language Model Serving with
 PagedAttention", SOSP 2023, section 4.5. They lie in memory files without a name, which the engine inherits:
 nothing is left of them once both processes are gone. A cache is put in under the adapters it was made under only.
+
+Off by default, for that does not hold yet in two cases. A request that is given up before its first piece may
+be launched by the engine after the next one's, so the slot holds its cache and not what `Slot.holds` says. And
+one that is cancelled twice leaves `_move` at work on a slot that somebody else has.
 """
 
 import asyncio
@@ -49,9 +53,16 @@ class SwapSpace:
 
         """
         self._limit = limit_bytes
-        self.files: tuple[int, ...] = tuple(os.memfd_create(f"pointsman cache {i}") for i in range(_FILES))
-        self._free = list(self.files)
         self._kept: list[_Swapped] = []
+        self._free: list[int] = []
+        self.files: tuple[int, ...] = ()
+        try:
+            for i in range(_FILES):
+                self.files += (os.memfd_create(f"pointsman cache {i}"),)
+        except OSError:
+            self.close()
+            raise
+        self._free = list(self.files)
         self._uses = 0
         self._failed = False
 
@@ -103,6 +114,9 @@ class SwapSpace:
     ) -> None:
         held, slot.holds = slot.holds, None  # until the engine has begun: who leaves now leaves it unknown
         found = self._find(adapters, text, owner)
+        if found is not None:  # before anything is awaited: it must be there still when its turn comes
+            found.used = self._next_use()
+            found.readers += 1
         same = held is not None and held.adapters == adapters
         here = shared(held.text, text) if held is not None and same else 0
         try:
@@ -110,12 +124,15 @@ class SwapSpace:
                 await self._swap_out(slot.number, held, post)
             if found is not None and (found.held.owner is owner or shared(found.held.text, text) > here):
                 await self._swap_in(slot.number, found, None if same else adapters or (), post)
-                if found.held.owner is owner:  # its answer goes on from here
-                    self._drop(found)
         except PointsmanError as error:
             # Whether and when the engine does it nobody knows, so no file and no slot can be relied on.
             self._failed = True
             _log.warning("engine.swap_failed", error=str(error), until="the engine is started again")
+        finally:
+            if found is not None:
+                found.readers -= 1
+                if found.held.owner is owner:  # its answer goes on from here
+                    self._drop(found)
 
     async def _swap_out(self, number: int, held: Held, post: Post) -> None:
         file = self._room()
@@ -130,15 +147,10 @@ class SwapSpace:
     async def _swap_in(
         self, number: int, found: _Swapped, adapters: tuple[float, ...] | None, post: Post
     ) -> None:
-        found.used = self._next_use()
-        found.readers += 1
-        try:
-            if adapters is not None:  # these drop the cache of a slot when they change, so they come first
-                lora = [{"id": i, "scale": scale} for i, scale in enumerate(adapters)]
-                await post("/completion", {"prompt": [[]], "n_predict": 0, "id_slot": number, "lora": lora})
-            await post(f"/slots/{number}?action=restore", {"filename": str(found.file)})
-        finally:
-            found.readers -= 1
+        if adapters is not None:  # these drop the cache of a slot when they change, so they come first
+            lora = [{"id": i, "scale": scale} for i, scale in enumerate(adapters)]
+            await post("/completion", {"prompt": [[]], "n_predict": 0, "id_slot": number, "lora": lora})
+        await post(f"/slots/{number}?action=restore", {"filename": str(found.file)})
 
     def _find(self, adapters: tuple[float, ...] | None, text: str, owner: object) -> _Swapped | None:
         fitting = [kept for kept in self._kept if kept.held.adapters == adapters]
@@ -155,7 +167,9 @@ class SwapSpace:
         )
 
     def _keep(self, new: _Swapped) -> None:
-        if new.file not in self.files:
+        if new.size > self._limit:
+            self._give_back(new.file)
+        if new.size > self._limit or new.file not in self.files:
             return
         for kept in list(self._kept):
             same = kept.held.adapters == new.held.adapters
@@ -198,7 +212,12 @@ def swap_space(limit_mib: int) -> Iterator[SwapSpace | None]:
     if not limit_mib or not hasattr(os, "memfd_create"):
         yield None
         return
-    space = SwapSpace(limit_mib << 20)
+    try:
+        space = SwapSpace(limit_mib << 20)
+    except OSError as error:
+        _log.warning("engine.swap_failed", error=str(error), until="the engine is started again")
+        yield None
+        return
     try:
         yield space
     finally:
