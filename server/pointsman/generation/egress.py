@@ -12,7 +12,7 @@ from pointsman.generation.normalise import Normaliser
 from pointsman.policy.gate import Gate
 from pointsman.values.events import Finished, Token
 from pointsman.values.policy import Screening
-from pointsman.values.request import Message, Request, Role
+from pointsman.values.request import Message, Request
 
 Leaving = Callable[[Request, str, tuple[Message, ...], Screening], Awaitable[None]]
 """Told of what leaves before it does: whose it is, the model, the messages, and what was found in them."""
@@ -40,8 +40,7 @@ class Egress:
             answer.queue_ms = queue_ms
             asked = replace(question, messages=leaving.messages, stop=leaving.stop)
             if self._leaving is not None:
-                stop = tuple(Message(Role.USER, text) for text in leaving.stop)
-                await self._leaving(answer.request, model, (*leaving.messages, *stop), leaving.screening)
+                await self._leaving(answer.request, model, leaving.texts, leaving.screening)
             async with aclosing(self.cloud.client_of(model).stream(asked)) as stream:
                 async for item in stream:
                     if isinstance(item, Token):

@@ -3,10 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from pointsman.ledger.report import FALLS_SHORT_ABOVE, Latency, Report
-from pointsman.ledger.weeks import drift
-
-_FEW = 50
-"""Answers under which a share says little."""
+from pointsman.ledger.weeks import FEW, drift
 
 
 def markdown(report: Report) -> str:
@@ -115,7 +112,7 @@ def _money(report: Report, amount: float | None) -> str:
 
 
 def _advice(answers: int, share: float) -> str:
-    if answers < _FEW:
+    if answers < FEW:
         return "few answers"
     if share <= FALLS_SHORT_ABOVE:
         return ""

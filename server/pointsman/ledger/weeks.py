@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_FEW = 50
+FEW = 50
 """Answers, or comparisons, under which a week says little."""
 _WORSE = 0.02
 """A fall of a share that matters, if it is not chance."""
@@ -81,10 +81,10 @@ def drift(weeks: Sequence[Week]) -> tuple[str, ...]:
     found = []
     for name, (part, whole), others in shares:
         part_before, whole_before = (sum(column) for column in zip(*others, strict=True))
-        if min(whole, whole_before) >= _FEW and _fell(part, whole, part_before, whole_before):
+        if min(whole, whole_before) >= FEW and _fell(part, whole, part_before, whole_before):
             found.append(f"{name}: {part / whole:.1%}, {part_before / whole_before:.1%} before")
-    known = [week for week in before if week.p95 is not None and week.local >= _FEW]
-    if known and now.p95 is not None and now.local >= _FEW:
+    known = [week for week in before if week.p95 is not None and week.local >= FEW]
+    if known and now.p95 is not None and now.local >= FEW:
         usual = float(np.median([week.p95 for week in known if week.p95 is not None]))
         if now.p95 > _SLOWER * usual:
             found.append(f"p95 of local answers: {now.p95:,.0f} ms, {usual:,.0f} before")

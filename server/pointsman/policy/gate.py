@@ -35,6 +35,11 @@ class Outbound:
     screening: Screening
     stop: tuple[str, ...] = ()
 
+    @property
+    def texts(self) -> tuple[Message, ...]:
+        """All that leaves, the texts that end the answer as messages."""
+        return (*self.messages, *_as_messages(self.stop))
+
 
 class Gate:
     """Applies one policy at a time; `replace` changes it. Without a detector everything may leave."""
