@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from alembic.migration import MigrationContext
 
 from harness import Cloud, Site, collect, running, write_prices
 from pointsman.client import constraints
-from pointsman.errors import ConfigError, UnknownRequestError
+from pointsman.errors import BackendDownError, ConfigError, UnknownRequestError
 from pointsman.ledger.database import database, migrate
 from pointsman.ledger.tables import feedback, metadata, requests
 from pointsman.ledger.writer import LedgerWriter
@@ -61,50 +62,60 @@ def sqlite(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
-@pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+class Postgres:
     """A real server of its own, on a free port of loopback."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self._programs, self._folder = programs, folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        folder.mkdir(mode=0o700)
+        self._as_user: list[str] = []
+        if os.getuid() == 0:  # it refuses to run as root
+            shutil.chown(folder, "postgres")
+            self._as_user = ["runuser", "-u", "postgres", "--"]
+        self._run("initdb", "-A", "trust", "-U", "pointsman")
+        self.url = f"postgresql://pointsman@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder} -c fsync=off"
+        self._run("pg_ctl", "-o", options, "-w", "-l", str(self._folder / "log"), "start")
+
+    def stop(self) -> None:
+        """End it at once, as a fall of the machine would."""
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [
+            *self._as_user,
+            str(self._programs / program),
+            "-D",
+            str(self._folder / "data"),
+            *arguments,
+        ]
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-    folder = Path("/tmp") / f"pointsman-postgres-{os.getpid()}"  # noqa: S108 - of a user that may enter no other
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder.mkdir(mode=0o700)
-    as_user: list[str] = []
-    if os.getuid() == 0:  # it refuses to run as root
-        shutil.chown(folder, "postgres")
-        as_user = ["runuser", "-u", "postgres", "--"]
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-
-    def run(*command: str) -> None:
-        done = subprocess.run(
-            [*as_user, *command], cwd="/", capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    run(str(found[-1] / "initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "pointsman")
-    run(
-        str(found[-1] / "pg_ctl"),
-        "-D",
-        str(folder / "data"),
-        "-o",
-        options,
-        "-w",
-        "-l",
-        str(folder / "log"),
-        "start",
-    )
-    yield f"postgresql://pointsman@127.0.0.1:{port}/postgres"
-    run(str(found[-1] / "pg_ctl"), "-D", str(folder / "data"), "-m", "immediate", "stop")
+    # Of a user that may enter no other.
+    folder = Path("/tmp") / f"pointsman-postgres-{os.getpid()}"  # noqa: S108
+    server = Postgres(found[-1], folder)
+    server.start()
+    yield server
+    server.stop()
     shutil.rmtree(folder)
 
 
 @pytest.fixture
-def postgres(postgres_server: str) -> Iterator[str]:
-    yield postgres_server
-    engine = database(postgres_server)
+def postgres(postgres_server: Postgres) -> Iterator[str]:
+    yield postgres_server.url
+    engine = database(postgres_server.url)
     with engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE IF EXISTS requests, feedback, comparisons, alembic_version"))
     engine.dispose()
@@ -194,6 +205,63 @@ def test_a_database_that_is_away_drops_what_is_beyond_the_queue_and_says_so_once
     gone.unlink()  # and it comes back
     wait_for(lambda: writer.written == 10)
     writer.close()
+
+
+def test_a_server_that_ends_while_it_is_written_gets_what_waits_when_it_is_back(
+    postgres_server: Postgres, postgres: str, log_lines: list[dict[str, Any]]
+) -> None:
+    writer = LedgerWriter(settings(postgres, queue_rows=10))
+    writer.note(entry(0))
+    wait_for(lambda: writer.written == 1)
+    postgres_server.stop()
+    try:
+        begun = time.monotonic()
+        for i in range(1, 31):
+            writer.note(entry(i))
+        assert time.monotonic() - begun < 1
+        with pytest.raises(BackendDownError, match="the ledger cannot be reached"):
+            writer.rate(Feedback("r0", ""))
+        wait_for(lambda: any(line["event"] == "ledger.failing" for line in log_lines))
+        time.sleep(0.5)
+        assert (writer.waiting, writer.dropped, writer.written) == (10, 20, 1)
+        assert len([line for line in log_lines if line["event"] == "ledger.failing"]) == 1  # a minute
+    finally:
+        postgres_server.start()
+    wait_for(lambda: writer.written == 11)
+    writer.close()
+    assert [row["request_id"] for row in rows(postgres)] == [f"r{i}" for i in range(11)]
+
+
+def test_a_database_that_hangs_holds_nobody_up_and_its_drops_are_said(
+    sqlite: str, log_lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = LedgerWriter(settings(sqlite, queue_rows=10))
+    go_on = threading.Event()
+    write = writer._insert
+    monkeypatch.setattr(writer, "_insert", lambda batch: (go_on.wait(20), write(batch)))
+    for i in range(30):
+        writer.note(entry(i))
+        time.sleep(0.001)
+    (said,) = (line for line in log_lines if line["event"] == "ledger.failing")
+    assert said["why"] == "the queue is full"
+    assert writer.dropped == 20
+    go_on.set()
+    writer.close()
+    assert writer.written == 10
+
+
+@pytest.mark.parametrize(("query", "expected"), [("", 5), ("?connect_timeout=9", 9)])
+def test_what_the_url_says_of_a_connection_comes_before_our_defaults(query: str, expected: int) -> None:
+    engine, asked = database(f"postgresql://u@127.0.0.1:1/db{query}"), {}
+
+    @sa.event.listens_for(engine, "do_connect")
+    def see(_: Any, __: Any, ___: Any, parameters: dict[str, Any]) -> None:
+        asked.update(parameters)
+
+    with pytest.raises(sa.exc.OperationalError):
+        engine.connect()
+    assert int(asked["connect_timeout"]) == expected
+    assert asked["tcp_user_timeout"] == 10_000
 
 
 @pytest.mark.parametrize("by", ["deleted", "another"])

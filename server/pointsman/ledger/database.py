@@ -13,6 +13,13 @@ from pointsman.errors import ConfigError
 _MIGRATIONS = "pointsman:ledger/migrations"
 _BUSY_MS = 2000
 _LOCK = 0x706F696E74  # of Postgres, for the time of a migration: 'point'
+_POSTGRES = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+}
+"""Of libpq: when a machine that fell silent counts as gone. What the URL says comes first."""
 
 
 def database(url: str) -> sa.Engine:
@@ -28,7 +35,11 @@ def database(url: str) -> sa.Engine:
             raise ConfigError(f"ledger.url: sqlite and postgresql are known (got {parsed.drivername!r})")
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        engine = sa.create_engine(parsed, pool_size=1, max_overflow=2, pool_pre_ping=True)
+        remote = parsed.get_backend_name() == "postgresql"
+        defaults = {key: value for key, value in _POSTGRES.items() if remote and key not in parsed.query}
+        engine = sa.create_engine(
+            parsed, pool_size=1, max_overflow=2, pool_pre_ping=True, connect_args=defaults
+        )
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(f"ledger.url: {error} (as in sqlite:////var/lib/pointsman/ledger.db)") from None
     except ModuleNotFoundError as error:

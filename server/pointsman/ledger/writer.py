@@ -74,6 +74,7 @@ class LedgerWriter:
         """Take an entry, or what the cloud said to the same request; returns at once."""
         if len(self._waiting) >= self._settings.queue_rows:
             self.dropped += 1
+            self._say("the queue is full")  # the thread may be waiting for the database
         else:
             self._waiting.append(entry)
 
@@ -146,7 +147,7 @@ class LedgerWriter:
                 self._complain(error)
             else:
                 if self.dropped > self._told:
-                    self._say("the queue was full")
+                    self._say("the queue is full")
             if ended:
                 return
             ended = self._stop.wait(self._settings.flush_s)
