@@ -149,7 +149,7 @@ async def running(
 ) -> AsyncGenerator[Running, None]:
     known = await asyncio.to_thread(KnownCallers, settings.paths.callers)
     secured = await asyncio.to_thread(credentials, settings.server.tls)
-    async with open_core(settings, engines=engines, keep=True) as core:
+    async with open_core(settings, engines=engines, keep=True, known=lambda: known.doors.watched) as core:
         server = GrpcServer(
             settings.server, core.answers, core.catalogs, core.metrics.called, known.doors, secured
         )

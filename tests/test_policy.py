@@ -155,6 +155,20 @@ async def test_a_caller_may_have_actions_of_their_own(everything: Detector) -> N
     assert not (await here.admit(asked("a@acme-corp.com", caller="crm"))).constraints.local_only
 
 
+async def test_who_only_claims_a_name_has_nothing_of_it_that_is_looser(everything: Detector) -> None:
+    actions = {"email": Action.REDACT, "iban": Action.REDACT}
+    crm = {"email": Action.ALLOW, "iban": Action.STAY_LOCAL, "payment_card": Action.REFUSE}
+    known = False
+    here = Gate(Policy(actions, callers={"crm": crm}), everything, lambda: known)
+    text = f"a@acme-corp.com {IBAN}"
+    for known, action in ((False, Action.REDACT), (True, Action.ALLOW)):
+        assert (await here.admit(asked("a@acme-corp.com", caller="crm"))).screening.action is action
+        assert (await here.admit(asked(text, caller="crm"))).constraints.local_only
+        assert ("a@acme-corp.com" in here.redacted(text, "crm")) is known
+        with pytest.raises(PolicyError):
+            await here.admit(asked(CARD, caller="crm"))
+
+
 async def test_what_detection_fails_on_stays_local() -> None:
     class Broken(Detector):
         def __init__(self) -> None: ...

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from harness import Cloud, Site, collect, running, until
-from pointsman.client import constraints
+from pointsman.client import AsyncClient, constraints
 from pointsman.v1 import router_pb2
 
 IBAN = "DE89 3704 0044 0532 0130 00"
@@ -134,6 +134,20 @@ async def test_the_cloud_sees_placeholders_and_the_caller_sees_what_they_stand_f
     assert "@acme-corp.com" not in seen_by(cloud)
     assert "Send it to [EMAIL_2]." in seen_by(cloud)
     assert "redacted: email (message 1, 3)" in events[0].decision.explanation
+
+
+async def test_a_name_that_anybody_may_say_opens_nothing(site: Site) -> None:
+    site.fill()
+    (site.root / "policy.yaml").write_text(
+        "actions: {iban: stay_local}\ncallers: [{caller: crm, actions: {iban: allow}}]"
+    )
+    with Cloud() as cloud:
+        async with (
+            running(site.settings(cloud=cloud.settings), engines=False) as server,
+            AsyncClient(server.address, caller="crm") as client,
+        ):
+            reply = await client.route(f"{OTHER} {IBAN}")
+    assert reply.decision.tier == router_pb2.TIER_LOCAL
 
 
 async def test_a_changed_policy_holds_within_a_second(site: Site) -> None:

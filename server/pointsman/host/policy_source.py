@@ -1,5 +1,6 @@
 """A gate that follows the policy file. Without one, the gate is open."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pointsman.catalog.policy_file import read_policy
@@ -11,14 +12,16 @@ from pointsman.policy.gate import Gate
 class PolicySource(LastGood):
     """The policy file. One that breaks or goes leaves the gate as it was: never open."""
 
-    def __init__(self, path: Path, cache: Path) -> None:
+    def __init__(self, path: Path, cache: Path, known: Callable[[], bool] = lambda: True) -> None:
         """Read the file, and load what finds what it is about.
+
+        known: whether callers show who they are
 
         Raises:
             ConfigError: it is there, and cannot be used, or the extra `policy` is missing.
 
         """
-        self.gate = Gate()
+        self.gate = Gate(known=known)
         self._cache = cache
         super().__init__("policy", path, self._apply)
 

@@ -63,11 +63,17 @@ class Core:
 
 @asynccontextmanager
 async def open_core(
-    settings: Settings, progress: Progress | None = None, *, engines: bool = True, keep: bool = False
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    engines: bool = True,
+    keep: bool = False,
+    known: Callable[[], bool] = lambda: True,
 ) -> AsyncGenerator[Core, None]:
     """Load encoder, catalog and engines; end them on the way out.
 
-    `engines=False` starts no engine: enough to route. `keep` gives each request a row in the ledger.
+    `engines=False` starts no engine: enough to route. `keep` gives each request a row in the ledger. `known`
+    says whether callers show who they are.
 
     Raises:
         ConfigError: settings that cannot be used.
@@ -104,7 +110,7 @@ async def open_core(
         auditor = Auditor(log)
         ending.push_async_callback(asyncio.to_thread, auditor.close)
         policy = await asyncio.to_thread(
-            PolicySource, settings.paths.policy, settings.paths.cache / "secret-rules"
+            PolicySource, settings.paths.policy, settings.paths.cache / "secret-rules", known
         )
         if cloud is not None and not policy.there:
             _log.warning("policy.none", path=str(settings.paths.policy), leaves="whatever is for the cloud")
@@ -182,7 +188,7 @@ async def serve(
     for folder in (settings.paths.intents, settings.paths.specialists):
         with suppress(OSError):  # a read-only disk: then there is nothing to watch
             folder.mkdir(parents=True, exist_ok=True)
-    async with open_core(settings, progress, keep=True) as core:
+    async with open_core(settings, progress, keep=True, known=lambda: callers.doors.watched) as core:
         close_metrics, chains = None, []
         if settings.server.metrics_address:
             tls = settings.server.tls

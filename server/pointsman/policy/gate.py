@@ -1,7 +1,7 @@
 """A conversation to what the policy says of it, before anything else is done with it. Knows no route."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -44,9 +44,16 @@ class Outbound:
 class Gate:
     """Applies one policy at a time; `replace` changes it. Without a detector everything may leave."""
 
-    def __init__(self, policy: Policy | None = None, detector: Detector | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        detector: Detector | None = None,
+        known: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Apply a policy. `known`: whether callers show who they are, or only say so."""
         self._policy = policy or Policy()
         self._detector = detector
+        self._known = known
 
     def replace(self, policy: Policy, detector: Detector) -> None:
         """Apply another policy from now on."""
@@ -103,24 +110,27 @@ class Gate:
             spans = self._detector.find(text)
         except Exception:  # noqa: BLE001 - whatever fails, nothing is stored
             return ""
-        kept = [span for span in spans if self._policy.action(span.kind, caller) is not Action.ALLOW]
+        known = self._known()
+        kept = [
+            span for span in spans if self._policy.action(span.kind, caller, known=known) is not Action.ALLOW
+        ]
         return redact((Message(Role.USER, text),), (tuple(kept),))[0][0].content
 
     async def _read(self, messages: Sequence[Message], caller: str) -> "_Read":
-        policy, detector = self._policy, self._detector
+        policy, detector, known = self._policy, self._detector, self._known()
         assert detector is not None  # noqa: S101 - asked only with one
         if sum(len(message.content) for message in messages) <= _INLINE_CHARACTERS:
             spans = tuple(_spans(messages, detector))
         else:
             spans = await asyncio.to_thread(lambda: tuple(_spans(messages, detector)))
         findings = tuple(
-            Finding(i, span.kind, span.end - span.start, policy.action(span.kind, caller))
+            Finding(i, span.kind, span.end - span.start, policy.action(span.kind, caller, known=known))
             for i, found in enumerate(spans)
             for span in found
         )
         action = max((finding.action for finding in findings), key=STRICTNESS.index, default=Action.ALLOW)
         to_redact = tuple(
-            tuple(span for span in found if policy.action(span.kind, caller) is Action.REDACT)
+            tuple(span for span in found if policy.action(span.kind, caller, known=known) is Action.REDACT)
             for found in spans
         )
         return _Read(Screening(action, findings), to_redact)

@@ -96,12 +96,16 @@ class Policy:
     phone_regions: tuple[str, ...] = ()
     ner_model: str = ""
 
-    def action(self, kind: str, caller: str) -> Action:
-        """Return what is to be done about a kind that this caller's conversation holds."""
+    def action(self, kind: str, caller: str, *, known: bool = True) -> Action:
+        """Return what is to be done about a kind that this caller's conversation holds.
+
+        known: whether it is sure who they are; what is theirs is never looser than for all where it is not
+        """
         if kind == UNREADABLE:
             return Action.STAY_LOCAL
-        own = self.callers.get(caller, {})
-        return own.get(kind) or self.actions.get(kind, Action.ALLOW)
+        of_all = self.actions.get(kind, Action.ALLOW)
+        own = self.callers.get(caller, {}).get(kind, of_all)
+        return own if known else max(own, of_all, key=STRICTNESS.index)
 
     @property
     def kinds(self) -> frozenset[str]:
