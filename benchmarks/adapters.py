@@ -336,7 +336,7 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
     return (
         f"{report.versions('pointsman', 'grpcio', 'xllamacpp')}; SmolLM2-135M-Instruct Q4_1, {ADAPTERS} adapters of "
         f"rank {RANK} over all attention and MLP weights, random numbers; {settings.threads} engine thread(s), "
-        f"{settings.slots} slots and up to {settings.spare_slots} spare ones of {CONTEXT} tokens, "
+        f"{settings.slots} slots and up to {settings.spare_slots} spare ones of {CONTEXT} tokens, swap_mib {settings.swap_mib}, "
         f"adapter_turn_s {settings.adapter_turn_s:g}.\n{CLIENTS} clients ask again as soon as they are answered, each "
         f"time one of the adapters at random; answers of up to {arguments.tokens} tokens, under A of up to "
         f"{arguments.long_tokens}; {arguments.rounds} round(s) of {arguments.seconds:g} s, medians. The merged models "

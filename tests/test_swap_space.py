@@ -7,6 +7,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,9 +16,11 @@ from adapters import write_adapter
 from harness import Running, Site, collect, running, until, write_specialist
 from pointsman.client import constraints
 from pointsman.errors import BackendDownError
+from pointsman.generation.backend import Question
 from pointsman.generation.engine_slots import EngineSlots, Held, Slot, shared
 from pointsman.generation.swap_space import SwapSpace, swap_space
 from pointsman.v1 import router_pb2
+from pointsman.values.request import Message, Role
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux only")
 
@@ -181,8 +184,9 @@ async def test_an_engine_that_does_not_do_it_costs_nothing_but_time(
     assert engine.asked == ["save"]
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
 async def test_who_leaves_while_a_cache_is_moved_waits_for_it_and_leaves_the_slot_unknown(
-    space: SwapSpace,
+    space: SwapSpace, times: int
 ) -> None:
     engine, slot = Engine(), Slot(0)
     await ask(space, engine, slot, RED, "one", "a")
@@ -193,8 +197,9 @@ async def test_who_leaves_while_a_cache_is_moved_waits_for_it_and_leaves_the_slo
         return await engine.post(path, body)
 
     leaving = asyncio.create_task(space.settle(slot, "b", BLUE, "two", slow))
-    await asyncio.sleep(0.01)
-    leaving.cancel()
+    for _ in range(times):
+        await asyncio.sleep(0.01)
+        leaving.cancel()
     await asyncio.sleep(0.01)
     assert not leaving.done()
     go_on.set()
@@ -204,6 +209,49 @@ async def test_who_leaves_while_a_cache_is_moved_waits_for_it_and_leaves_the_slo
     engine.asked.clear()
     assert await ask(space, engine, slot, BLUE, "two", "c") == 0
     assert engine.asked == []  # what is not known is not kept
+
+
+async def test_an_answer_that_ends_while_its_cache_is_saved_leaves_it_to_others(space: SwapSpace) -> None:
+    engine, slot = Engine(), Slot(0)
+    rules = "Answer as a pirate would. " * 8
+    await ask(space, engine, slot, RED, rules + "a", "a")
+
+    async def meanwhile(path: str, body: dict[str, Any]) -> Any:
+        done(space, slot, "a")
+        return await engine.post(path, body)
+
+    await space.settle(slot, "b", BLUE, rules, meanwhile)
+    engine.read(0, BLUE, rules)
+    slot.holds = Held(BLUE, rules, None)
+    await ask(space, engine, slot, RED, rules + "c", "c")
+    done(space, slot, "c")
+    engine.asked.clear()
+    await ask(space, engine, slot, BLUE, rules, "d")
+    assert engine.asked == ["wake", "restore"]  # c's cache is as good as a's was, which nobody waits for
+
+
+async def test_what_was_read_of_a_prompt_in_part_stands_for_that_part(space: SwapSpace) -> None:
+    engine, slot = Engine(), Slot(0)
+    rules = "Answer as a pirate would. " * 8
+    await ask(space, engine, slot, RED, rules[:20], "given up")
+    done(space, slot, "given up")
+    for turn, found in enumerate((20, len(rules), len(rules))):
+        await ask(space, engine, slot, BLUE, f"other {turn}", ("blue", turn))
+        done(space, slot, ("blue", turn))
+        assert await ask(space, engine, slot, RED, f"{rules}{turn}", ("red", turn)) == found
+        done(space, slot, ("red", turn))
+
+
+async def test_nothing_is_moved_any_more_once_it_is_not_known_what_the_engine_does(
+    space: SwapSpace, log_lines: list[dict[str, Any]]
+) -> None:
+    engine, slot = Engine(), Slot(0)
+    await ask(space, engine, slot, RED, "one", "a")
+    for _ in range(2):
+        space.distrust("llama_cpp did not answer in time")
+    await ask(space, engine, slot, BLUE, "two", "b")
+    assert engine.asked == []
+    assert [line["event"] for line in log_lines] == ["engine.swap_failed"]
 
 
 STEPS = st.lists(
@@ -240,13 +288,13 @@ def test_no_cache_is_ever_put_in_under_other_adapters(
 # The real engine.
 
 
-def _specialists(site: Site, base: Path) -> Site:
+def _specialists(site: Site, base: Path, **more: Any) -> Site:
     site.fill()
     for name, seed in (("red", 1), ("blue", 2)):
         sha256 = write_adapter(site.specialists / f"{name}.gguf", base, seed=seed)
         adapter = {"uri": f"file:{name}.gguf", "sha256": sha256}
         rules = " ".join(f"Rule {i} of house {seed}: speak as number {i + seed}." for i in range(8))
-        write_specialist(site.specialists, name, adapter=adapter, system_prompt=rules)
+        write_specialist(site.specialists, name, adapter=adapter, **({"system_prompt": rules} | more))
     return site
 
 
@@ -301,6 +349,47 @@ async def test_interrupted_answers_share_one_slot_and_read_as_if_each_had_its_ow
         assert server.engine.admission.switches > len(asked)
     same = sum(text == other for (text, *_), other in zip(met, alone, strict=True))
     assert same >= len(asked) - 1  # a batch of another make-up rounds differently
+
+
+@pytest.mark.model
+async def test_requests_that_are_given_up_at_once_leave_no_cache_under_another_adapter(
+    site: Site, base_model: Path, log_lines: list[dict[str, Any]]
+) -> None:
+    """What an engine has to read of a large request takes it a while, in which it begins with a small one."""
+    _specialists(site, base_model, system_prompt="You answer in one short sentence.")
+    stop = tuple(f"the end of answer number {i:,}" for i in range(100_000))
+    lists = [" ".join(f"{turn + i * 7}" for i in range(40)) for turn in range(8)]
+
+    async def give_up(server: Running, prompt: str, wait_s: float) -> None:
+        red = server.core.catalogs.catalog.specialist("red")
+        assert red
+        asked = (Message(Role.SYSTEM, red.system_prompt), Message(Role.USER, prompt))
+        async with server.core.engines.lease(red) as lease, lease.place(8):
+            question = Question(asked, 8, 0.0, 1.0, stop=stop, adapters=lease.adapters)
+            async with aclosing(lease.stream(question)) as stream:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await anext(stream)
+
+    async def answers(swap_mib: int) -> list[str]:
+        settings = site.settings(engine={"slots": 1, "spare_slots": 0, "swap_mib": swap_mib})
+        found = []
+        async with running(settings) as server:
+            with pytest.raises(
+                grpc.aio.AioRpcError, match="INVALID_ARGUMENT"
+            ):  # the engine refuses it, which is no fault of its
+                await _answer(server, "red", "word " * 600)
+            for turn, prompt in enumerate(lists):
+                if swap_mib:
+                    await give_up(server, prompt, 0.04 + 0.02 * turn)
+                await _answer(server, "blue", f"{prompt} are numbers.", 2)
+                if swap_mib:
+                    await _answer(server, "red", "Name an animal.", 2)
+                found.append((await _answer(server, "blue", f"{prompt} are what?"))[0])
+        return found
+
+    assert await answers(64) == await answers(0)
+    assert "engine.swap_failed" not in [line["event"] for line in log_lines]
 
 
 @pytest.mark.model

@@ -170,11 +170,11 @@ class Engine(_Section):
     threads: Count = Field(default_factory=default_threads, description="threads of one engine")
     slots: Count = Field(4, description="answers made at once by one engine (continuous batching)")
     spare_slots: Annotated[int, Field(ge=0)] = Field(
-        8, description="most slots beside those, one for each adapter, that keep prompts of waiting adapters"
+        4, description="most slots beside those, one for each adapter, that keep prompts of waiting adapters"
     )
     swap_mib: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="experimental, not for production: memory for caches of prompts that left their slot (Linux)",
+        256,
+        description="most memory for caches of prompts that had to leave their slot; 0 keeps none (Linux)",
     )
     queue_limit: Annotated[int, Field(ge=0)] = Field(64, description="answers that may wait for a slot")
     adapter_turn_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(

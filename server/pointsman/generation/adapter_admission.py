@@ -57,6 +57,10 @@ class Place:
         """Have the caches in the slot that suit a prompt under adapters; see `SwapSpace.settle`."""
         await self._admission.settle(self, slot, adapters, text, post)
 
+    def lost(self, why: str) -> None:
+        """Note that nobody knows whether the engine has begun a round, and whether it will."""
+        self._admission.lost(why)
+
     def said(self, tokens: float) -> None:
         """Charge tokens of the answer."""
         self._admission.charge(self, tokens, made=tokens)
@@ -231,6 +235,11 @@ class AdapterAdmission:
         """See `Place.settle`."""
         if self.swap is not None:
             await self.swap.settle(slot, place, adapters, text, post)
+
+    def lost(self, why: str) -> None:
+        """See `Place.lost`."""
+        if self.swap is not None:
+            self.swap.distrust(why)
 
     def charge(self, place: Place, tokens: float, *, made: float) -> None:
         """See `Place.said` and `Place.read`."""

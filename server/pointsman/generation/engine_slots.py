@@ -7,9 +7,9 @@ prompt alone. So we choose: a slot keeps its adapter as long as others will do. 
 from dataclasses import dataclass, field
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Held:
-    """A cache: the scales of adapters it was made under, the prompt it began with, whose answer still wants it."""
+    """A cache: the scales of adapters it was made under, what was read of its prompt, whose answer wants it."""
 
     adapters: tuple[float, ...] | None
     text: str

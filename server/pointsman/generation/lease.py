@@ -7,6 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 from pointsman.generation.adapter_admission import Place
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.engine_process import EngineProcess
+from pointsman.generation.unbroken import ended
 from pointsman.values.events import Finished, Token
 
 
@@ -64,7 +65,7 @@ class Lease:
                     return
         finally:
             reading.cancel()
-            await asyncio.wait([reading])
+            await ended(reading)  # until then the engine may yet be told something for this place
 
     async def _read(self, question: Question, pieces: "asyncio.Queue[Token | Finished | Exception]") -> None:
         place = self._place

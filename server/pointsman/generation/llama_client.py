@@ -21,7 +21,8 @@ import httpx2
 from pointsman.errors import BackendDownError, InvalidRequestError, OverloadedError
 from pointsman.generation.adapter_admission import Place
 from pointsman.generation.backend import Question, Stream
-from pointsman.generation.engine_slots import Held
+from pointsman.generation.engine_slots import Held, Slot
+from pointsman.generation.unbroken import ended
 from pointsman.values.events import Finished, FinishReason, Token, Usage
 
 _RETRY_S = 1.0
@@ -132,9 +133,10 @@ class LlamaClient:
             body["id_slot"] = slot.number
             await place.settle(slot, question.adapters, draft.prompt, self._post)
         async with aclosing(self._chunks(body)) as chunks:
-            while not this.interrupted and (chunk := await _next(chunks, place)) is not None:
-                if slot is not None and slot.holds is None:
-                    slot.holds = Held(question.adapters, draft.prompt, place)
+            chunk = await _first(chunks, place)
+            while chunk is not None:
+                if slot is not None:
+                    _hold(slot, question.adapters, draft.prompt, chunk, place)
                 self._count(chunk, draft, this, place)
                 this.held += chunk.get("tokens", ())
                 this.held_logprob += _logprob(chunk)
@@ -145,6 +147,7 @@ class LlamaClient:
                 if chunk.get("stop"):
                     break
                 this.interrupted = place is not None and place.turn_is_over and place.gives_way
+                chunk = None if this.interrupted else await _next(chunks, place)
             else:
                 this.interrupted = place is not None and place.turn_is_over
                 if not this.interrupted:
@@ -265,6 +268,34 @@ class LlamaClient:
         if status == 429:
             return OverloadedError(said, _RETRY_S)
         return BackendDownError(said, retry_after_s=_RETRY_S)
+
+
+async def _first(chunks: AsyncIterator[dict[str, Any]], place: Place | None) -> dict[str, Any] | None:
+    """Return the first piece, with which the engine says that it has begun.
+
+    In a place that is waited for whatever comes. Else the engine may begin a request that was given up after the
+    next one's, and its slot holds what nobody knows of.
+    """
+    if place is None:
+        return await _next(chunks, None)
+    reading = asyncio.ensure_future(_next(chunks, None))
+    try:
+        await ended(reading)
+    finally:
+        if isinstance(reading.exception(), BackendDownError):
+            place.lost(str(reading.exception()))
+    return reading.result()
+
+
+def _hold(
+    slot: Slot, adapters: tuple[float, ...] | None, prompt: str, chunk: dict[str, Any], place: Place | None
+) -> None:
+    """Note what a slot holds: while a prompt is read, what was read of it."""
+    if slot.holds is None:
+        slot.holds = Held(adapters, "", place)
+    seen = chunk.get("prompt_progress")
+    read = seen["processed"] / max(1, seen["total"]) if seen else 1.0
+    slot.holds.text = max(slot.holds.text, prompt[: int(len(prompt) * read)], key=len)
 
 
 async def _next(chunks: AsyncIterator[dict[str, Any]], place: Place | None) -> dict[str, Any] | None:

@@ -6,9 +6,9 @@ preempted requests in Kwon et al., "Efficient Memory Management for Large Langua
 PagedAttention", SOSP 2023, section 4.5. They lie in memory files without a name, which the engine inherits:
 nothing is left of them once both processes are gone. A cache is put in under the adapters it was made under only.
 
-Off by default, for that does not hold yet in two cases. A request that is given up before its first piece may
-be launched by the engine after the next one's, so the slot holds its cache and not what `Slot.holds` says. And
-one that is cancelled twice leaves `_move` at work on a slot that somebody else has.
+What a slot holds is known only if the engine begins requests in the order in which they were sent. So whoever
+gives a request up waits until the engine has begun it (`LlamaClient`), and where that cannot be told, nothing
+is swapped any more (`distrust`).
 """
 
 import asyncio
@@ -22,6 +22,7 @@ import structlog
 
 from pointsman.errors import PointsmanError
 from pointsman.generation.engine_slots import Held, Slot, shared
+from pointsman.generation.unbroken import ended
 
 _log = structlog.get_logger()
 _FILES = 32
@@ -63,6 +64,7 @@ class SwapSpace:
             self.close()
             raise
         self._free = list(self.files)
+        self._going: list[Held] = []
         self._uses = 0
         self._failed = False
 
@@ -85,9 +87,15 @@ class SwapSpace:
 
     def forget(self, owner: object) -> None:
         """Note that an answer has ended: its cache serves others, with a prompt that begins like it."""
-        for kept in self._kept:
-            if kept.held.owner is owner:
-                kept.held.owner = None
+        for held in (*(kept.held for kept in self._kept), *self._going):
+            if held.owner is owner:
+                held.owner = None
+
+    def distrust(self, why: str) -> None:
+        """Swap nothing until the engine is started again: what it does, and when, is not known any more."""
+        if not self._failed:
+            self._failed = True
+            _log.warning("engine.swap_failed", error=why, until="the engine is started again")
 
     async def settle(
         self, slot: Slot, owner: object, adapters: tuple[float, ...] | None, text: str, post: Post
@@ -101,13 +109,10 @@ class SwapSpace:
         """
         if self._failed or (slot.holds is not None and slot.holds.owner is owner):
             return
+        # What the engine was told to do with the slot is done before anybody else has it.
         moving = asyncio.ensure_future(self._move(slot, owner, adapters, text, post))
-        try:
-            await asyncio.shield(moving)
-        except asyncio.CancelledError:
-            # What the engine was told to do with the slot is done before anybody else has it.
-            await asyncio.wait([moving])
-            raise
+        await ended(moving)
+        moving.result()
 
     async def _move(
         self, slot: Slot, owner: object, adapters: tuple[float, ...] | None, text: str, post: Post
@@ -125,9 +130,7 @@ class SwapSpace:
             if found is not None and (found.held.owner is owner or shared(found.held.text, text) > here):
                 await self._swap_in(slot.number, found, None if same else adapters or (), post)
         except PointsmanError as error:
-            # Whether and when the engine does it nobody knows, so no file and no slot can be relied on.
-            self._failed = True
-            _log.warning("engine.swap_failed", error=str(error), until="the engine is started again")
+            self.distrust(str(error))
         finally:
             if found is not None:
                 found.readers -= 1
@@ -138,7 +141,11 @@ class SwapSpace:
         file = self._room()
         if file is None:
             return
-        reply = await post(f"/slots/{number}?action=save", {"filename": str(file)})
+        self._going.append(held)  # its owner may leave meanwhile
+        try:
+            reply = await post(f"/slots/{number}?action=save", {"filename": str(file)})
+        finally:
+            self._going.remove(held)
         if reply.get("n_saved"):
             self._keep(_Swapped(file, held, reply.get("n_written", 0), self._next_use()))
         else:
