@@ -79,7 +79,7 @@ async def test_an_adapter_under_which_the_engine_says_nothing_but_noise_is_refus
         assert problem.value == "wild"
         assert "wild.gguf" in problem.message
         assert await _say(server, "red")
-        with pytest.raises(grpc.aio.AioRpcError, match=r"wild\.gguf"):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"'[a-z_]+' cannot answer now"):
             await _say(server, "wild")
 
 

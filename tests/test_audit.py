@@ -13,8 +13,11 @@ import pytest
 
 from harness import Cloud, Site, collect, running
 from pointsman.errors import ConfigError
+from pointsman.ledger import auditor
 from pointsman.ledger.audit import AuditLog, records_of, verify
 from pointsman.v1 import router_pb2
+from pointsman.values.policy import NOTHING_FOUND
+from pointsman.values.request import Message, Request, Role
 
 OTHER = "Compare the foreign policies of Bismarck and Metternich in an essay."
 IBAN = "DE89 3704 0044 0532 0130 00"
@@ -106,6 +109,42 @@ def test_a_killed_process_loses_no_record_that_it_wrote(tmp_path: Path) -> None:
     verdict = verify(tmp_path)
     assert verdict.problem == ""
     assert verdict.records >= last + 1
+
+
+def test_a_folder_of_which_everything_was_taken_is_not_sound(tmp_path: Path) -> None:
+    written(tmp_path, count=3)
+    for file in tmp_path.glob("*.jsonl"):
+        file.unlink()
+    assert verify(tmp_path).problem == "there are no records: none were written, or all were taken away"
+
+
+async def test_the_head_is_told_while_it_runs(
+    tmp_path: Path, log_lines: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditor, "_SAY_HEAD_EVERY_S", 0.0)
+    log = await asyncio.to_thread(AuditLog, tmp_path)
+    book = auditor.Auditor(log)
+    await book.leaving(
+        Request((Message(Role.USER, "hi"),)), "big", (Message(Role.USER, "hi"),), NOTHING_FOUND
+    )
+    (told,) = (line for line in log_lines if line["event"] == "audit.head")
+    assert (told["number"], told["hash"]) == (log.head.number, log.head.hash)
+    await asyncio.to_thread(book.close)
+
+
+async def test_each_time_that_the_cloud_is_asked_again_is_a_record_of_what_leaves(site: Site) -> None:
+    site.fill()
+    folder = site.root / "audit"
+    with Cloud(500, 503, "ok") as cloud:
+        settings = site.settings(cloud=cloud.settings | {"max_retries": 2}, audit={"folder": folder})
+        async with running(settings, engines=False) as server:
+            await collect(server.client.generate(OTHER))
+        assert len(cloud.requests) == 3
+        sent = [sum(len(m["content"].encode()) for m in asked["messages"]) for asked in cloud.requests]
+    records = await asyncio.to_thread(
+        lambda: [json.loads(line) for file in folder.glob("*.jsonl") for line in lines_of(file)]
+    )
+    assert [record["bytes"] for record in records if record["kind"] == "egress"] == sent
 
 
 def test_one_process_writes_to_a_folder(tmp_path: Path) -> None:

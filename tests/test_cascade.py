@@ -40,6 +40,7 @@ from pointsman.values.events import (
     Token,
     Usage,
 )
+from pointsman.values.policy import Action, Policy, Span
 from pointsman.values.request import Constraints, Message, Request, Role, Sampling, Tier
 
 SURE, UNSURE = -0.01, -9.0
@@ -480,6 +481,24 @@ async def test_a_code_fence_around_json_is_no_breach() -> None:
     events = await events_of(await generator(engine, None, output=JSON, fitted=False), asked())
     assert text_of(events) == '{"a": 1}'
     assert len(engine.questions) == 1
+
+
+async def test_what_is_put_back_into_json_from_the_cloud_leaves_it_json(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asks = 'Note what "Ann Lee" said.'
+
+    class Names:
+        def find(self, text: str) -> tuple[Span, ...]:
+            start = text.find('"Ann Lee"')
+            return () if start < 0 else (Span("name", start, start + len('"Ann Lee"')),)
+
+    gate = Gate(Policy({"name": Action.REDACT}), Names())  # type: ignore[arg-type]
+    monkeypatch.setitem(globals(), "Gate", lambda: gate)
+    with Endpoint(words=('{"a": ', '"[NAME', '_1]"}')) as endpoint:
+        source = await generator(Engine([("nope", SURE)]), endpoint, output=JSON, fitted=False)
+        events = await events_of(source, Request((Message(Role.USER, asks),)))
+    assert json.loads(text_of(events)) == {"a": '"Ann Lee"'}
 
 
 async def test_held_back_json_is_shown_field_by_field_where_settings_say_so() -> None:

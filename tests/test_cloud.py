@@ -82,6 +82,9 @@ async def test_a_failing_cloud_is_a_clear_error(site: Site, behaviour, code, say
             error = await _fails(server)
             assert error.code() is code
             assert says in error.details()
+            if behaviour == 400:  # what it says of the messages may quote them
+                assert says not in str(log_lines)
+                assert "answered 400" in str(log_lines)
             assert "secret-key" not in error.details()
             assert "secret-key" not in str(log_lines)
             cloud.behaviours = ["ok"]

@@ -5,6 +5,8 @@ import hashlib
 import socket
 import ssl
 import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import trustme
 import yaml
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from limits import RateLimitItemPerDay
 from typer.testing import CliRunner
 
 from harness import REFUND, Running, Site, running, until
@@ -30,6 +33,8 @@ from pointsman.service.server import ensure_safe
 from pointsman.service.tls import Chain, credentials
 from pointsman.v1 import catalog_pb2
 from pointsman.values.caller import Caller, Role, Shown
+from pointsman.values.decision import RouteTimings
+from pointsman.values.events import Done, Event, FinishReason, GenerateTimings, Token, Usage
 
 ASKS, OPERATES = frozenset({Role.CALLER}), frozenset({Role.OPERATOR})
 
@@ -137,13 +142,26 @@ def test_calls_a_minute_are_counted_by_caller_and_say_when_to_come_again() -> No
         pass
 
 
-def test_tokens_a_day_are_those_that_were_spent() -> None:
+async def test_tokens_a_day_are_those_that_were_spent() -> None:
     caller = Caller("a", ASKS, (hashed("t"),), tokens_per_day=100)
     doors = Doors([caller])
-    doors.spent(1000)  # nobody's
-    for tokens in (60, 0, 70):  # the second answer goes over it: an answer is never cut
+
+    async def answer(pieces: int, prompt_tokens: int) -> AsyncGenerator[Event, None]:
+        for _ in range(pieces):
+            yield Token("x", None)
+        yield Done(FinishReason.STOP, Usage(prompt_tokens, pieces), GenerateTimings(RouteTimings()))
+
+    async def read(pieces: int, prompt_tokens: int, most: int) -> int:
+        async with aclosing(doors.counted(answer(pieces, prompt_tokens))) as events:
+            for _ in range(most):
+                await anext(events)
+        return doors._budgets.get_window_stats(RateLimitItemPerDay(100), "a").remaining
+
+    assert await read(3, 900, 4) == 100  # nobody's
+    left = [(100, 900, 5, 95), (0, 60, 1, 35), (0, 0, 1, 35), (10, 60, 11, 0)]  # no answer is cut
+    for pieces, prompt_tokens, most, remaining in left:
         with doors.enter(caller, Role.CALLER):
-            doors.spent(tokens)
+            assert await read(pieces, prompt_tokens, most) == remaining
     with pytest.raises(QuotaError, match="100 tokens a day") as caught, doors.enter(caller, Role.CALLER):
         pass
     assert 0 < caught.value.retry_after_s <= 86_400

@@ -25,6 +25,8 @@ from pointsman.errors import (
     PreconditionError,
     QuotaError,
     UnknownNameError,
+    for_callers,
+    for_log,
     unwrap,
 )
 from pointsman.service import convert, convert_catalog
@@ -124,6 +126,15 @@ def test_a_reason_is_the_name_of_the_error(kind, reason):
     info = detail(status_of(EXAMPLES[kind]), error_details_pb2.ErrorInfo)
     assert info is not None
     assert info.reason == reason
+
+
+def test_callers_are_told_nothing_of_files_and_the_log_nothing_that_was_quoted():
+    down = BackendDownError("engine of x is down: /srv/models/x.gguf is gone", public="engine of x is down")
+    assert status_of(down).message == for_callers(down) == "engine of x is down"
+    assert for_log(down) == str(down)
+    refused = InvalidRequestError("messages", "the cloud answered 400: 'my secret'", logged="answered 400")
+    assert for_log(refused) == "answered 400"
+    assert status_of(refused).message == str(refused)
 
 
 # Details

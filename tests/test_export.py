@@ -112,6 +112,11 @@ def test_the_command_writes_what_training_reads(tmp_path: Path) -> None:
     )
     assert len(read_examples(tmp_path / "out" / "train.jsonl", "Answer.").examples) == 8
     assert json.loads((tmp_path / "out" / "test.jsonl").read_text().splitlines()[0])["user"] == "prompt 8"
+    stated = "words: [{name: project, words: [answer], action: redact}]"  # since they were stored
+    (tmp_path / "policy.yaml").write_text(stated)
+    assert run(POINTSMAN_LEDGER__URL=url).returncode == 0
+    pair = json.loads((tmp_path / "out" / "test.jsonl").read_text().splitlines()[0])
+    assert pair == {"user": "prompt 8", "answer": "[PROJECT_1] 8"}
     (tmp_path / "out" / "train.jsonl").unlink()
     (tmp_path / "out" / "train.jsonl").mkdir()
     blocked = run(POINTSMAN_LEDGER__URL=url)

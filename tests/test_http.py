@@ -79,9 +79,10 @@ async def test_a_local_answer_comes_whole_and_in_pieces_with_its_decision(site: 
         whole = raw.parse()
         stream = await at.ask(stream=True, stream_options={"include_usage": True}, temperature=0, seed=1)
         pieces = [chunk async for chunk in stream]
-    assert raw.headers["x-pointsman-specialist"] == "support"
-    assert raw.headers["x-pointsman-intent"] == "refund"
-    assert raw.headers["x-pointsman-tier"] == "local"
+    for headers in (raw.headers, stream.response.headers):
+        assert headers["x-pointsman-specialist"] == "support"
+        assert headers["x-pointsman-intent"] == "refund"
+        assert headers["x-pointsman-tier"] == "local"
     assert whole.model == "support"
     assert whole.id == f"chatcmpl-{raw.headers['x-request-id']}"
     answer = whole.choices[0]

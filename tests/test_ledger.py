@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -317,10 +318,17 @@ def test_old_rows_go_by_age_and_by_number(url: str) -> None:
     for i in range(20):
         writer.note(Entry(old if i < 3 else time.time(), f"r{i}", "route", "ok"))
     wait_for(lambda: writer.written == 20)
+    writer.rate(Feedback("r17", "", accepted=True))
+    with writer._engine.begin() as connection:  # said of one that goes
+        connection.execute(feedback.insert(), {"time": time.time() - 86400, **asdict(Feedback("r5", ""))})
     writer._tidied = float("-inf")
     wait_for(lambda: len(rows(url)) == 5)
     writer.close()
     assert [row["request_id"] for row in rows(url)] == [f"r{i}" for i in range(15, 20)]
+    engine = database(url)
+    with engine.connect() as connection:
+        assert list(connection.scalars(sa.select(feedback.c.request_id))) == ["r17"]
+    engine.dispose()
 
 
 def test_a_killed_process_loses_only_what_came_after_its_last_write(sqlite: str) -> None:

@@ -1,6 +1,7 @@
 """What detection finds, what a policy makes of it, and what leaves and comes back."""
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,13 @@ def test_placeholders_are_restored_over_any_chunk_borders(pieces: list[str], dat
     for placeholder, original in ORIGINALS.items():
         whole = whole.replace(placeholder, original)
     assert said + restorer.end() == whole
+
+
+@given(st.text(min_size=1))
+def test_in_an_answer_that_is_json_originals_stand_as_in_a_string_of_it(original: str) -> None:
+    restorer = Redaction({"[NOTE_1]": original}).restorer(as_json=True)
+    said = "".join(restorer.feed(piece) for piece in ('{"note": "so [NO', 'TE_1]"}')) + restorer.end()
+    assert json.loads(said) == {"note": f"so {original}"}
 
 
 @given(st.text(max_size=60), st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=6))

@@ -15,7 +15,7 @@ import pytest
 
 from pointsman.ledger.report import Report, report_of
 from pointsman.ledger.report_html import page
-from pointsman.ledger.report_text import markdown
+from pointsman.ledger.report_text import headlines, markdown
 from pointsman.ledger.weeks import drift
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.sections import Ledger
@@ -80,12 +80,22 @@ def figures(url: str, days: float = 30, prices: PriceList = PRICES) -> Report:
     return report_of(url, datetime_days_ago(days), prices, "big")
 
 
+def test_answers_of_the_cloud_that_were_given_up_are_told_as_their_cost_is_not(tmp_path: Path) -> None:
+    unknown = {"outcome": "cancelled", "cost": None, "completion_tokens": None, "prompt_tokens": None}
+    entries = [local(0, outcome="cancelled"), cloud(1), cloud(2, **unknown), cloud(3, **unknown)]
+    found = figures(written(tmp_path, *entries))
+    assert (found.cancelled, found.cost) == (2, pytest.approx(0.01))
+    said = "answers of the cloud given up, at a cost that is not known and not in here"
+    assert (said, "2") in list(headlines(found))
+
+
 def test_sums_are_those_of_the_rows(tmp_path: Path) -> None:
     entries = [*(local(i) for i in range(80)), *(cloud(100 + i) for i in range(20))]
     ratings = (
         Feedback("l3", "shop", accepted=True),
         Feedback("l4", "shop", accepted=True),
         Feedback("l4", "shop", accepted=False),
+        Feedback("l100", "shop", accepted=True),  # the cloud's, which says nothing of what stayed
     )
     found = figures(written(tmp_path, *entries, ratings=ratings))
     assert (found.answers, found.successes, found.rated, found.accepted) == (100, 99, 2, 1)
@@ -181,8 +191,8 @@ def test_chance_is_no_drift(tmp_path: Path, bad: int, slow: float) -> None:
 
 
 def test_a_rating_is_of_the_request_it_came_after(tmp_path: Path) -> None:
-    first = Entry(time.time() - 60, "same", "generate", "ok", caller="shop")
-    later = Entry(time.time() + 60, "same", "generate", "failed", caller="shop")
+    first = Entry(time.time() - 60, "same", "generate", "ok", caller="shop", tier="local")
+    later = Entry(time.time() + 60, "same", "generate", "failed", caller="shop", tier="local")
     found = figures(written(tmp_path, first, later, ratings=(Feedback("same", "shop", accepted=False),)))
     assert (found.rated, found.accepted, found.successes) == (1, 0, 0)
 

@@ -1,9 +1,10 @@
 """Caches that leave their slot and come back: what is put where, with a stand-in and with the real engine."""
 
 import asyncio
+import json
 import os
-from collections.abc import Iterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from hypothesis import strategies as st
 from adapters import write_adapter
 from harness import Running, Site, collect, running, until, write_specialist
 from pointsman.client import constraints
-from pointsman.errors import BackendDownError
+from pointsman.errors import BackendDownError, PointsmanError
+from pointsman.generation import llama_client
+from pointsman.generation.adapter_admission import AdapterAdmission
 from pointsman.generation.backend import Question
 from pointsman.generation.engine_slots import EngineSlots, Held, Slot, shared
+from pointsman.generation.llama_client import LlamaClient
 from pointsman.generation.swap_space import SwapSpace, swap_space
 from pointsman.v1 import router_pb2
 from pointsman.values.request import Message, Role
@@ -285,6 +289,165 @@ def test_no_cache_is_ever_put_in_under_other_adapters(
     asyncio.run(play())
 
 
+# The client, at a stand-in that says when it begins.
+
+
+class Wire:
+    """llama.cpp's API over HTTP. `begins`: when an answer is begun; `status`: what it is begun with."""
+
+    def __init__(self) -> None:
+        self.begins = asyncio.Event()
+        self.status = 200
+        self.asked = asyncio.Event()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        body = json.loads(await reader.readexactly(int(head.split("content-length:")[1].split()[0])))
+        with suppress(ConnectionError):
+            if "/completion " in head and body.get("stream"):
+                self.asked.set()
+                await self.begins.wait()
+                await self._stream(writer)
+            else:
+                known = {"prompt": "tell me", "n_saved": 3, "n_written": 3}
+                self._head(writer, 200)
+                writer.write(json.dumps(known).encode())
+            await writer.drain()
+        writer.close()
+
+    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+        if self.status != 200:
+            if self.status:
+                self._head(writer, self.status)
+                writer.write(b'{"error": {"message": "told to"}}')
+            return
+        self._head(writer, 200)
+        for made in range(200):
+            progress = {"total": 4, "cache": 0, "processed": 4}
+            chunk = {"content": "x" * bool(made), "tokens": [1] * bool(made), "tokens_predicted": made}
+            said = chunk | ({} if made else {"prompt_progress": progress})
+            writer.write(f"data: {json.dumps(said)}\n\n".encode())
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    @staticmethod
+    def _head(writer: asyncio.StreamWriter, status: int) -> None:
+        writer.write(f"HTTP/1.1 {status} X\r\nConnection: close\r\n\r\n".encode())
+
+
+@asynccontextmanager
+async def wired(space: SwapSpace | None) -> AsyncGenerator[tuple[Wire, AdapterAdmission, LlamaClient]]:
+    wire, admission = Wire(), AdapterAdmission("e", 1, 9, 0.1)
+    admission.swap = space
+    server = await asyncio.start_server(wire.answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = await asyncio.to_thread(  # it reads files
+        LlamaClient, "e", f"http://127.0.0.1:{port}", "k", connect_s=1, read_s=5
+    )
+    try:
+        yield wire, admission, client
+    finally:
+        wire.begins.set()
+        await client.close()
+        server.close()
+
+
+async def _read(admission: AdapterAdmission, client: LlamaClient, adapter: str = "red") -> None:
+    question = Question((Message(Role.USER, "a"),), 300, 0.0, 1.0, adapters=RED if adapter == "red" else BLUE)
+    async with admission.place(adapter, 300) as place, aclosing(client.stream(question, place)) as stream:
+        async for _ in stream:
+            pass
+
+
+async def test_who_gives_up_before_the_engine_begins_waits_for_that(space: SwapSpace) -> None:
+    async with wired(space) as (wire, admission, client):
+        asking = asyncio.create_task(_read(admission, client))
+        await wire.asked.wait()
+        for _ in range(3):
+            asking.cancel()
+            await asyncio.sleep(0.02)
+        assert not asking.done()
+        assert admission.held == 1
+        wire.begins.set()
+        await asyncio.wait([asking])
+        assert asking.cancelled()
+        assert admission.held == 0
+        assert space.working
+
+
+async def test_an_engine_that_does_not_begin_keeps_nobody_for_long(
+    space: SwapSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llama_client, "_BEGINS_WITHIN_S", 0.1)
+    async with wired(space) as (wire, admission, client):
+        asking = asyncio.create_task(_read(admission, client))
+        await wire.asked.wait()
+        asking.cancel()
+        await asyncio.wait([asking], timeout=2)
+        assert asking.cancelled()
+        assert not space.working  # it may begin later, and then nobody knows what its slot holds
+
+
+async def test_without_swapping_nobody_waits_for_an_engine_to_begin() -> None:
+    async with wired(None) as (wire, admission, client):
+        asking = asyncio.create_task(_read(admission, client))
+        await wire.asked.wait()
+        asking.cancel()
+        await asyncio.wait([asking], timeout=1)
+        assert asking.cancelled()
+
+
+@pytest.mark.parametrize(("status", "works"), [(400, True), (429, True), (500, True), (0, False)])
+async def test_a_refusal_is_known_and_a_connection_that_breaks_is_not(
+    space: SwapSpace, status: int, works: bool
+) -> None:
+    async with wired(space) as (wire, admission, client):
+        wire.status = status
+        wire.begins.set()
+        with pytest.raises(PointsmanError):
+            await _read(admission, client)
+        assert space.working is works
+
+
+async def test_an_answer_that_waited_while_the_engine_ended_says_nothing_of_the_next_one(
+    space: SwapSpace,
+) -> None:
+    async with wired(space) as (wire, admission, client):
+        wire.begins.set()
+        waits = asyncio.create_task(_read(admission, client))
+        await wire.asked.wait()
+        async with admission.place("blue", 300):  # red gives way, and waits
+            await client.close()
+            admission.engine_began()
+        with pytest.raises(BackendDownError, match="is gone"):
+            await waits
+        assert space.working
+
+
+async def test_a_reply_that_makes_no_sense_ends_swapping_and_no_answer(space: SwapSpace) -> None:
+    slot = Slot(0, holds=Held(RED, "one", None))
+
+    async def nonsense(path: str, body: dict[str, Any]) -> Any:
+        return []
+
+    await space.settle(slot, "b", BLUE, "two", nonsense)
+    assert not space.working
+
+
+async def test_a_save_of_an_engine_that_is_gone_is_not_kept(space: SwapSpace) -> None:
+    engine, slot = Engine(), Slot(0)
+    await ask(space, engine, slot, RED, "one", "a")
+
+    async def late(path: str, body: dict[str, Any]) -> Any:
+        reply = await engine.post(path, body)
+        space.clear()
+        return reply
+
+    await space.settle(slot, "b", BLUE, "two", late)
+    assert (space.bytes, space.working) == (0, True)
+    assert len(set(space._free)) == len(space._free) == len(space.files)
+
+
 # The real engine.
 
 
@@ -335,7 +498,7 @@ async def test_adapters_in_one_slot_read_their_prompts_once_and_answer_as_they_w
 
 @pytest.mark.model
 async def test_interrupted_answers_share_one_slot_and_read_as_if_each_had_its_own(
-    site: Site, base_model: Path
+    site: Site, base_model: Path, log_lines: list[dict[str, Any]]
 ) -> None:
     settings = _specialists(site, base_model).settings(
         engine={"slots": 1, "spare_slots": 0, "adapter_turn_s": 0.2, "swap_mib": 64}
@@ -347,6 +510,8 @@ async def test_interrupted_answers_share_one_slot_and_read_as_if_each_had_its_ow
         alone = [(await _answer(server, *one))[0] for one in asked]
         met = await asyncio.gather(*(_answer(server, *one) for one in asked))
         assert server.engine.admission.switches > len(asked)
+        assert server.engine.admission.swapped_bytes
+    assert "engine.swap_failed" not in [line["event"] for line in log_lines]
     same = sum(text == other for (text, *_), other in zip(met, alone, strict=True))
     assert same >= len(asked) - 1  # a batch of another make-up rounds differently
 

@@ -25,9 +25,15 @@ from pointsman.values.policy import NOTHING_FOUND, Screening
 
 
 class PointsmanError(Exception):
-    """Base of all errors that Pointsman raises on purpose. `noted` once the ledger has a line of it."""
+    """Base of all errors that Pointsman raises on purpose. `noted` once the ledger has a line of it.
+
+    public: what callers are told where that is less than the whole
+    logged: what the log is told, where the whole may quote a prompt
+    """
 
     noted = False
+    public = ""
+    logged = ""
 
 
 class ConfigError(PointsmanError):
@@ -37,9 +43,10 @@ class ConfigError(PointsmanError):
 class InvalidRequestError(PointsmanError):
     """Bad input. Expected; the caller's fault. `field` names the offending field of the request."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, *, logged: str = "") -> None:
         super().__init__(message)
         self.field = field
+        self.logged = logged
 
 
 class UnauthenticatedError(PointsmanError):
@@ -120,10 +127,23 @@ class BackendDownError(PointsmanError):
     `permanent` is true when trying again cannot help (a refused key, an unknown model).
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, permanent: bool = False) -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, permanent: bool = False, public: str = ""
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.permanent = permanent
+        self.public = public
+
+
+def for_callers(error: BaseException) -> str:
+    """Return what callers are told of an error: nothing of the operator's files."""
+    return getattr(error, "public", "") or str(error)
+
+
+def for_log(error: BaseException) -> str:
+    """Return what the log is told of an error: nothing that a backend may quote of a prompt."""
+    return getattr(error, "logged", "") or str(error)
 
 
 def unwrap(error: BaseException) -> BaseException:

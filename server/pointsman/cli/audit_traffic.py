@@ -44,6 +44,7 @@ def audit_traffic(
     from pointsman.errors import ConfigError
     from pointsman.host.logs import configure_logs
     from pointsman.host.offline import open_workbench
+    from pointsman.host.policy_source import PolicySource
     from pointsman.review.call_log import read_calls
     from pointsman.review.candidates import audit, intents_of, lines
     from pointsman.settings import load
@@ -58,7 +59,12 @@ def audit_traffic(
         print(f"left out: {problem}", file=sys.stderr)
     if read.bad > len(read.problems):
         print(f"left out: {read.bad - len(read.problems)} lines more", file=sys.stderr)
-    calls = [replace(call, model=model) if model else call for call in read.calls]
+    # Before anything is made of them: names and examples are their texts.
+    redacted = PolicySource(settings.paths.policy, settings.paths.cache / "secret-rules").gate.redacted
+    calls = [
+        replace(call, prompt=redacted(call.prompt), answer=redacted(call.answer), model=model or call.model)
+        for call in read.calls
+    ]
     with open_workbench(settings) as bench:
         rows = bench.embed([call.prompt for call in calls])
         answered = [i for i, call in enumerate(calls) if call.answer.strip()]
@@ -90,22 +96,19 @@ def _write(
     force: bool,
 ) -> None:
     from pointsman.catalog.schema import normalise
-    from pointsman.host.policy_source import PolicySource
     from pointsman.review.imports import write_intents
 
-    gate = PolicySource(settings.paths.policy, settings.paths.cache / "secret-rules").gate
-    redacted = [
-        replace(intent, exemplars=tuple(dict.fromkeys(map(gate.redacted, intent.exemplars))))
-        for intent in intents
-    ]
+    unique = [
+        replace(intent, exemplars=tuple(dict.fromkeys(intent.exemplars))) for intent in intents
+    ]  # what was replaced may have been all in which they differed
     written = write_intents(
-        redacted, drafts / "intents", settings.paths.specialists, force=force, dry_run=False
+        unique, drafts / "intents", settings.paths.specialists, force=force, dry_run=False
     )
     for file, candidate in zip(written, found.candidates, strict=False):
         pairs = {
             normalise(calls[i].prompt): {
-                "user": gate.redacted(calls[i].prompt),
-                "answer": gate.redacted(calls[i].answer),
+                "user": calls[i].prompt,
+                "answer": calls[i].answer,
             }
             for i in candidate.members
             if calls[i].answer.strip()

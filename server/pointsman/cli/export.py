@@ -30,11 +30,14 @@ def export(
     config: Config = None,
 ) -> None:
     """Write what the ledger has to learn from: to train specialists, and to judge prompts and answers by."""
+    from pointsman.host.policy_source import PolicySource
     from pointsman.ledger.labels import answers_of, outcomes_of
     from pointsman.ledger.pairs import pairs_of
     from pointsman.settings import load
 
-    settings = load(config).ledger
+    paths, settings = (loaded := load(config)).paths, loaded.ledger
+    # Texts were redacted when they were stored; the policy may say more by now.
+    redacted = PolicySource(paths.policy, paths.cache / "secret-rules").gate.redacted
     url, begin = settings.url.get_secret_value(), datetime.now(UTC) - span_of(since)
     advice = "" if settings.text else "; ledger.text is off, so no prompts are kept"
     if kind != "pairs":
@@ -42,10 +45,11 @@ def export(
         if not rows:
             message = f"no answers that were compared with the cloud's since {begin:%Y-%m-%d}{advice}"
             raise ConfigError(message + ("" if advice else "; see shadow.share"))
-        write_rows(out / f"{kind}.jsonl", rows)
+        texts = [{k: redacted(row[k]) for k in ("prompt", "text", "answer") if k in row} for row in rows]
+        write_rows(out / f"{kind}.jsonl", [row | text for row, text in zip(rows, texts, strict=True)])
         print(f"{len(rows)} lines to {out / f'{kind}.jsonl'}")
         return
-    pairs = pairs_of(url, begin, specialist, test_share)
+    pairs = pairs_of(url, begin, specialist, test_share, redacted)
     if not pairs.train:
         raise ConfigError(f"no accepted answers with their text since {begin:%Y-%m-%d}{advice}")
     for name, examples in (("train", pairs.train), ("test", pairs.test)):

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pointsman.errors import DeadlineError, OverloadedError
 from pointsman.generation.engine_slots import EngineSlots, Slot
 from pointsman.generation.speed import Speed, Tally
-from pointsman.generation.swap_space import Post, SwapSpace
+from pointsman.generation.swap_space import SwapSpace
 from pointsman.values.events import Usage
 
 _SHORTEST_TURN_S = 0.1
@@ -53,13 +53,10 @@ class Place:
         """Return the slot of the engine to answer in: the one it had, or the best there is for a prompt."""
         return self._admission.slot_of(self, text)
 
-    async def settle(self, slot: Slot, adapters: tuple[float, ...] | None, text: str, post: Post) -> None:
-        """Have the caches in the slot that suit a prompt under adapters; see `SwapSpace.settle`."""
-        await self._admission.settle(self, slot, adapters, text, post)
-
-    def lost(self, why: str) -> None:
-        """Note that nobody knows whether the engine has begun a round, and whether it will."""
-        self._admission.lost(why)
+    @property
+    def swap(self) -> SwapSpace | None:
+        """Where caches go that have to leave their slot, if anywhere."""
+        return self._admission.swap
 
     def said(self, tokens: float) -> None:
         """Charge tokens of the answer."""
@@ -228,18 +225,6 @@ class AdapterAdmission:
         self._engine_slots.forget()
         if self.swap is not None:
             self.swap.clear()
-
-    async def settle(
-        self, place: Place, slot: Slot, adapters: tuple[float, ...] | None, text: str, post: Post
-    ) -> None:
-        """See `Place.settle`."""
-        if self.swap is not None:
-            await self.swap.settle(slot, place, adapters, text, post)
-
-    def lost(self, why: str) -> None:
-        """See `Place.lost`."""
-        if self.swap is not None:
-            self.swap.distrust(why)
 
     def charge(self, place: Place, tokens: float, *, made: float) -> None:
         """See `Place.said` and `Place.read`."""

@@ -1,7 +1,9 @@
 """The OpenAI chat-completions protocol, spoken to local engines and the cloud alike."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextvars import ContextVar
+from itertools import chain, repeat
 from typing import Any
 
 import httpx2
@@ -19,6 +21,10 @@ _FINISH = {
 }
 _DEFAULT_RETRY_S = 1.0
 _LONGEST_RETRY_S = 3600.0
+
+Again = Callable[[], Awaitable[None]]
+_again: ContextVar[Iterator[Again | None] | None] = ContextVar("again", default=None)
+"""What is to be done before each of the requests that the official client sends for one question."""
 
 
 class ChatClient:
@@ -46,7 +52,11 @@ class ChatClient:
         # connection is cheap, and an engine that closes an idle one just as it is used again fails a request.
         limits = httpx2.Limits(max_keepalive_connections=0) if loopback else openai.DEFAULT_CONNECTION_LIMITS
         http = openai.DefaultAsyncHttpxClient(
-            timeout=timeout, limits=limits, trust_env=not loopback, verify=not loopback
+            timeout=timeout,
+            limits=limits,
+            trust_env=not loopback,
+            verify=not loopback,
+            event_hooks={"request": [_before]},
         )
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
@@ -60,12 +70,18 @@ class ChatClient:
         """Close idle connections."""
         await self._client.close()
 
-    async def stream(self, question: Question) -> Stream:
-        """Answer; see `Backend.stream`."""
+    async def stream(self, question: Question, again: Again | None = None) -> Stream:
+        """Answer; see `Backend.stream`. `again` is called before the question is sent another time."""
         finish: FinishReason | None = None
         usage = Usage()
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(**self._arguments(question))
+            sending = _again.set(chain([None], repeat(again)))
+            try:
+                raw = await self._client.chat.completions.with_raw_response.create(
+                    **self._arguments(question)
+                )
+            finally:
+                _again.reset(sending)
             response = raw.parse()
             async with response:
                 async for chunk in response:
@@ -135,8 +151,14 @@ class ChatClient:
         if status == 404:
             return BackendDownError(f"{said}; check cloud.base_url and cloud.model", permanent=True)
         if status in {400, 413, 422}:
-            return InvalidRequestError("messages", said)
+            return InvalidRequestError("messages", said, logged=f"{self._name} answered {status}")
         return BackendDownError(said, retry_after_s=_retry_after(error.response.headers))
+
+
+async def _before(_: httpx2.Request) -> None:
+    of_question = _again.get()
+    if of_question is not None and (again := next(of_question)) is not None:
+        await again()
 
 
 def _usage(chunk: ChatCompletionChunk) -> Usage:

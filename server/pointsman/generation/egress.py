@@ -26,8 +26,10 @@ class Egress:
         self._gate = gate
         self._leaving = leaving
 
-    async def stream(self, answer: Answer, question: Question, model: str) -> Stream:
+    async def stream(self, answer: Answer, question: Question, model: str, output: str = "text") -> Stream:
         """Ask one of the cloud's models; what was replaced on the way there is put back on the way here.
+
+        output: the format that the answer is to have
 
         Raises:
             PolicyError: the messages hold what must stay.
@@ -35,13 +37,17 @@ class Egress:
 
         """
         leaving = await self._gate.outbound(question.messages, answer.request, question.stop)
-        restorer = leaving.redaction.restorer()
+        restorer = leaving.redaction.restorer(as_json=output == "json")
         async with self.cloud.admission.place() as queue_ms:
             answer.queue_ms = queue_ms
             asked = replace(question, messages=leaving.messages, stop=leaving.stop)
-            if self._leaving is not None:
-                await self._leaving(answer.request, model, leaving.texts, leaving.screening)
-            async with aclosing(self.cloud.client_of(model).stream(asked)) as stream:
+
+            async def leave() -> None:
+                if self._leaving is not None:
+                    await self._leaving(answer.request, model, leaving.texts, leaving.screening)
+
+            await leave()
+            async with aclosing(self.cloud.client_of(model).stream(asked, again=leave)) as stream:
                 async for item in stream:
                     if isinstance(item, Token):
                         if piece := restorer.feed(item.text):
@@ -52,11 +58,11 @@ class Egress:
                     yield item
 
     async def whole(
-        self, answer: Answer, question: Question, model: str, *, fenced: bool = False
+        self, answer: Answer, question: Question, model: str, output: str = "text"
     ) -> tuple[str, Finished]:
         """Return a whole answer, normalised, of which nobody is told while it comes. Raises what `stream` does."""
-        normaliser = Normaliser(fenced=fenced)
-        async with aclosing(self.stream(answer, question, model)) as stream:
+        normaliser = Normaliser(fenced=output != "text")
+        async with aclosing(self.stream(answer, question, model, output)) as stream:
             async for item in stream:
                 if isinstance(item, Finished):
                     normaliser.end()

@@ -155,8 +155,12 @@ class EnginePool:
             await self._load(specialist)
             seat = self._seat_of(specialist)
         if seat is None:
-            message = f"specialist {specialist.name!r} cannot answer: {self._problem(specialist)}"
-            raise BackendDownError(message, retry_after_s=1.0)
+            problem = self._problem(specialist)
+            raise BackendDownError(
+                f"specialist {specialist.name!r} cannot answer: {problem}",
+                retry_after_s=1.0,
+                public=f"specialist {specialist.name!r} cannot answer now",
+            )
         sha256 = _adapter(specialist)
         self._uses += 1
         self._used[sha256] = self._uses

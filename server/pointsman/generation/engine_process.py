@@ -194,7 +194,9 @@ class EngineProcess:
             async with asyncio.timeout(self._settings.start_timeout_s):
                 await self._ready.wait()
         except TimeoutError:
-            raise BackendDownError(f"{self.name} is down: {self.error}", retry_after_s=5.0) from None
+            message = f"{self.name} is down: {self.error}"
+            public = f"{self.name} is down; it is being restarted"
+            raise BackendDownError(message, retry_after_s=5.0, public=public) from None
         assert self._client is not None  # noqa: S101 - set before the event
         return self._client
 

@@ -234,7 +234,8 @@ class Generator:
         finished: Finished | None = None
         failure = ""
         try:
-            async with aclosing(self._egress.stream(answer, question, after.model)) as stream:
+            output = specialist.output.format
+            async with aclosing(self._egress.stream(answer, question, after.model, output)) as stream:
                 async for item in stream:
                     piece = normaliser.feed(item.text) if isinstance(item, Token) else normaliser.end()
                     if piece and answer.decision is before:

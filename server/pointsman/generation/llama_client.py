@@ -27,6 +27,8 @@ from pointsman.values.events import Finished, FinishReason, Token, Usage
 
 _RETRY_S = 1.0
 _PROBE_TOKENS = 4
+_BEGINS_WITHIN_S = 30.0
+"""How long a request that was given up waits for its first piece. The engine does not come to it sooner."""
 _EVENT = "data: "
 _RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 """Closing a connection breaks it: the engine's next write fails, where after an orderly end only the one after does."""
@@ -48,6 +50,7 @@ class _Draft:
 class _Round:
     """One round: `made` tokens by the engine's count, of which `told` were passed on as text.
 
+    heard: whether the engine has said anything, and be it a refusal: then it has begun
     held: numbers of tokens whose text the engine keeps to itself for now: half a character, or what may
     become a stop string; with the sum of their log-probabilities
     """
@@ -59,6 +62,7 @@ class _Round:
     told: int = 0
     held: list[int] = field(default_factory=list)
     held_logprob: float = 0.0
+    heard: bool = False
     interrupted: bool = False
 
 
@@ -123,6 +127,7 @@ class LlamaClient:
     async def _round(
         self, question: Question, draft: _Draft, place: Place | None
     ) -> AsyncGenerator[Token, None]:
+        self._ensure_open()  # before a slot is settled, which is one of the next engine by now
         left = question.max_tokens - draft.told
         limit = place.round_tokens(left) if place is not None else left
         this = _Round(draft.told, limit, is_last=limit == left)
@@ -131,9 +136,10 @@ class LlamaClient:
         slot = place.slot(draft.prompt) if place is not None else None
         if place is not None and slot is not None:
             body["id_slot"] = slot.number
-            await place.settle(slot, question.adapters, draft.prompt, self._post)
-        async with aclosing(self._chunks(body)) as chunks:
-            chunk = await _first(chunks, place)
+            if place.swap is not None:
+                await place.swap.settle(slot, place, question.adapters, draft.prompt, self._post)
+        async with aclosing(self._chunks(body, this)) as chunks:
+            chunk = await _first(chunks, this, place)
             while chunk is not None:
                 if slot is not None:
                     _hold(slot, question.adapters, draft.prompt, chunk, place)
@@ -215,10 +221,11 @@ class LlamaClient:
             body |= question.constraint.fields
         return body
 
-    async def _chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def _chunks(self, body: dict[str, Any], this: _Round) -> AsyncGenerator[dict[str, Any], None]:
         self._ensure_open()
         try:
             async with self._http.stream("POST", "/completion", json=body) as response:
+                this.heard = True
                 if not response.is_success:
                     raise self._refusal(response.status_code, await response.aread())
                 async for line in response.aiter_lines():
@@ -264,27 +271,31 @@ class LlamaClient:
             reason = "no reason given"
         said = f"{self._name} answered {status}: {reason}"
         if status in {400, 413, 422}:
-            return InvalidRequestError("messages", said)
+            return InvalidRequestError("messages", said, logged=f"{self._name} answered {status}")
         if status == 429:
             return OverloadedError(said, _RETRY_S)
         return BackendDownError(said, retry_after_s=_RETRY_S)
 
 
-async def _first(chunks: AsyncIterator[dict[str, Any]], place: Place | None) -> dict[str, Any] | None:
+async def _first(
+    chunks: AsyncIterator[dict[str, Any]], this: _Round, place: Place | None
+) -> dict[str, Any] | None:
     """Return the first piece, with which the engine says that it has begun.
 
-    In a place that is waited for whatever comes. Else the engine may begin a request that was given up after the
-    next one's, and its slot holds what nobody knows of.
+    Where caches are swapped, that is waited for whatever comes. Else the engine may begin a request that was given
+    up after the next one's, and its slot holds what nobody knows of.
     """
-    if place is None:
-        return await _next(chunks, None)
+    swap = place.swap if place is not None else None
+    if swap is None or not swap.working:
+        return await _next(chunks, place)
     reading = asyncio.ensure_future(_next(chunks, None))
     try:
-        await ended(reading)
-    finally:
-        if isinstance(reading.exception(), BackendDownError):
-            place.lost(str(reading.exception()))
-    return reading.result()
+        await ended(reading, _BEGINS_WITHIN_S)
+        return reading.result()
+    except BaseException as error:
+        if not this.heard:
+            swap.distrust(str(error) or "a request was given up before the engine began with it")
+        raise
 
 
 def _hold(
@@ -293,8 +304,8 @@ def _hold(
     """Note what a slot holds: while a prompt is read, what was read of it."""
     if slot.holds is None:
         slot.holds = Held(adapters, "", place)
-    seen = chunk.get("prompt_progress")
-    read = seen["processed"] / max(1, seen["total"]) if seen else 1.0
+    seen = chunk.get("prompt_progress") or {}
+    read = seen.get("processed", 1) / max(1, seen.get("total", 1))
     slot.holds.text = max(slot.holds.text, prompt[: int(len(prompt) * read)], key=len)
 
 

@@ -141,7 +141,7 @@ class Shadows:
         assert local is not None  # noqa: S101 - it is taken once it has ended
         beside = answer.aside()
         question = escalated_question(answer.request, specialist, settings, "")
-        text, cost = await self._ask(beside, question, egress, fenced=specialist.output.format != "text")
+        text, cost = await self._ask(beside, question, egress, specialist.output.format)
         found = agreement(specialist.output, answer.said, text)
         if found is None and self._settings.free_text == "judge":
             judging = judge_question(answer.request, answer.said, text)
@@ -165,10 +165,10 @@ class Shadows:
         )
 
     async def _ask(
-        self, beside: Answer, question: Question, egress: Egress, *, fenced: bool = False
+        self, beside: Answer, question: Question, egress: Egress, output: str = "text"
     ) -> tuple[str, Cost]:
         model = self._cloud.settings.model
-        text, finished = await egress.whole(beside, question, model, fenced=fenced)
+        text, finished = await egress.whole(beside, question, model, output)
         cost = self._cloud.cost(model, finished.usage)
         if cost is None or finished.usage == Usage():
             why = (

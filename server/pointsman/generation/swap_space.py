@@ -67,6 +67,12 @@ class SwapSpace:
         self._going: list[Held] = []
         self._uses = 0
         self._failed = False
+        self._epoch = 0
+
+    @property
+    def working(self) -> bool:
+        """Whether caches are swapped; not after `distrust`."""
+        return not self._failed
 
     @property
     def bytes(self) -> int:
@@ -82,6 +88,7 @@ class SwapSpace:
     def clear(self) -> None:
         """Forget everything: the engine began anew."""
         self._kept, self._free, self._failed = [], [], False
+        self._epoch += 1
         for file in self.files:
             self._give_back(file)
 
@@ -118,6 +125,7 @@ class SwapSpace:
         self, slot: Slot, owner: object, adapters: tuple[float, ...] | None, text: str, post: Post
     ) -> None:
         held, slot.holds = slot.holds, None  # until the engine has begun: who leaves now leaves it unknown
+        epoch = self._epoch
         found = self._find(adapters, text, owner)
         if found is not None:  # before anything is awaited: it must be there still when its turn comes
             found.used = self._next_use()
@@ -129,8 +137,9 @@ class SwapSpace:
                 await self._swap_out(slot.number, held, post)
             if found is not None and (found.held.owner is owner or shared(found.held.text, text) > here):
                 await self._swap_in(slot.number, found, None if same else adapters or (), post)
-        except PointsmanError as error:
-            self.distrust(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the prompt can be read
+            if epoch == self._epoch:  # not of an engine that is gone
+                self.distrust(str(error) if isinstance(error, PointsmanError) else repr(error)[:200])
         finally:
             if found is not None:
                 found.readers -= 1
@@ -141,11 +150,14 @@ class SwapSpace:
         file = self._room()
         if file is None:
             return
+        epoch = self._epoch
         self._going.append(held)  # its owner may leave meanwhile
         try:
             reply = await post(f"/slots/{number}?action=save", {"filename": str(file)})
         finally:
             self._going.remove(held)
+        if epoch != self._epoch:  # the file may be another's by now
+            return
         if reply.get("n_saved"):
             self._keep(_Swapped(file, held, reply.get("n_written", 0), self._next_use()))
         else:

@@ -123,7 +123,9 @@ def verify(folder: Path, key: str = "", first: int = 1, head: str = "") -> Verdi
         return Verdict(at, count, f"{torn}: is no record (the process may have been killed as it wrote)")
     if head and not hmac.compare_digest(head, at.hash):
         return Verdict(at, count, f"the last record, {at.number}, is not the one with hash {head}")
-    return Verdict(at, count)
+    return Verdict(
+        at, count, "" if count else "there are no records: none were written, or all were taken away"
+    )
 
 
 def records_of(folder: Path, request_id: str) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The audit log as the way of a request sees it: on a thread of its own, never in the way but where bytes leave."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,8 @@ from pointsman.values.policy import Screening
 from pointsman.values.request import Message, Request
 
 _log = structlog.get_logger()
+_SAY_HEAD_EVERY_S = 600.0
+"""So that the service's log knows of records that are cut off the end of this one."""
 
 
 class Auditor:
@@ -22,6 +25,7 @@ class Auditor:
     def __init__(self, log: AuditLog | None) -> None:
         self._log = log
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit")
+        self._said = time.monotonic()
 
     async def leaving(
         self, request: Request, model: str, messages: Sequence[Message], found: Screening
@@ -64,12 +68,19 @@ class Auditor:
         """Write what still waits, and let another process write."""
         self._thread.shutdown(wait=True)
         if self._log is not None:
-            _log.info("audit.head", number=self._log.head.number, hash=self._log.head.hash)
+            self._say_head()
             self._log.close()
 
     def _append(self, kind: str, request_id: str, fields: dict[str, Any]) -> None:
         assert self._log is not None  # noqa: S101 - see the callers
         self._log.append(kind, request_id, **fields)
+        if time.monotonic() - self._said >= _SAY_HEAD_EVERY_S:
+            self._say_head()
+
+    def _say_head(self) -> None:
+        assert self._log is not None  # noqa: S101 - see the callers
+        self._said = time.monotonic()
+        _log.info("audit.head", number=self._log.head.number, hash=self._log.head.hash)
 
 
 def _listed(found: Screening) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Accepted answers of the ledger to examples for `pointsman train`: newer ones judge what older ones taught."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -28,8 +28,14 @@ class Pairs:
     repeated: int
 
 
-def pairs_of(url: str, since: datetime, specialist: str = "", test_share: float = 0.2) -> Pairs:
-    """Return the pairs of a ledger that keeps text, as it was stored: redacted by the policy of its time.
+def pairs_of(
+    url: str,
+    since: datetime,
+    specialist: str = "",
+    test_share: float = 0.2,
+    redact: Callable[[str], str] = str,
+) -> Pairs:
+    """Return the pairs of a ledger that keeps text, redacted by the policy of its time, and by `redact`.
 
     A prompt that was asked again counts once, with its last answer, at the time it was first asked.
 
@@ -40,7 +46,7 @@ def pairs_of(url: str, since: datetime, specialist: str = "", test_share: float 
     with reading(url) as connection:
         found = list(_accepted(connection, since.timestamp(), specialist))
     once: dict[str, Pair] = {}
-    for pair in found:
+    for pair in (Pair(redact(pair.user), redact(pair.answer)) for pair in found):
         once[" ".join(pair.user.split()).casefold()] = pair  # a key keeps the place where it came first
     kept = list(once.values())
     split = len(kept) - round(len(kept) * test_share)

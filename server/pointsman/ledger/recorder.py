@@ -15,6 +15,7 @@ from pointsman.errors import (
     PolicyError,
     PreconditionError,
     UnknownNameError,
+    for_log,
 )
 from pointsman.generation.generator import Generator
 from pointsman.ledger.auditor import Auditor
@@ -79,7 +80,7 @@ class Recorder:
             if isinstance(error, PolicyError):
                 self._auditor.ended(request, None, "refused", error.found)
             self._keep(story, failed_as(error))
-            _log.warning("route.failed", **self._subject(request), error=str(error))
+            _log.warning("route.failed", **self._subject(request), error=for_log(error))
             raise
         # Noted once the reply is on its way: the ledger is not on the path of a request.
         asyncio.get_running_loop().call_soon(self._note_route, story, routed)
@@ -120,7 +121,7 @@ class Recorder:
             local.fail(error)
             error.noted = True
             _log.warning(
-                "generate.failed", **subject, **_fields(story.decision), pieces=pieces, error=str(error)
+                "generate.failed", **subject, **_fields(story.decision), pieces=pieces, error=for_log(error)
             )
             raise
         except Exception:

@@ -76,7 +76,8 @@ class Report:
     cost: of the cloud, and of the local machines for this time
     all_cloud: what the same tokens would have cost on the cloud's model
     successes: answers that ended well and that no caller rejected
-    rated, accepted: answers that a caller rated last, and those it accepted
+    rated, accepted: local answers that a caller rated, and those it accepted in the end
+    cancelled: answers of the cloud that were given up; what they cost nobody tells, and it is not in `cost`
     output_share: of all tokens
     retried: share of answers for which the cloud was asked again
     compared, agreed: local answers that the cloud was asked for as well, and those that both agree on
@@ -93,6 +94,7 @@ class Report:
     successes: int
     rated: int
     accepted: int
+    cancelled: int
     output_share: float
     retried: float
     throttled: float
@@ -149,7 +151,7 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
     columns = _read(connection, since.timestamp(), prices.currency)
     said = [
         rating
-        for rating in ratings(connection, since.timestamp(), requests.c.outcome)
+        for rating in ratings(connection, since.timestamp(), requests.c.outcome, requests.c.tier)
         if rating.accepted is not None
     ]
     beside = _beside(connection, since.timestamp())
@@ -175,8 +177,9 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
         all_cloud=price.amount(prompt, cached, output) if price else None,
         unpriced=unpriced or ("" if price else prices.missing(model)),
         successes=int(good.sum()) - len(rejected),
-        rated=len(said),
-        accepted=sum(bool(one.accepted) for one in said),
+        rated=sum(one.row.tier == "local" for one in said),
+        accepted=sum(bool(one.accepted) for one in said if one.row.tier == "local"),
+        cancelled=int(((tier != "local") & (outcome == "cancelled") & np.isnan(columns["cost"])).sum()),
         output_share=output / (prompt + output) if prompt + output else 0.0,
         retried=float((np.nan_to_num(columns["retries"]) > 0).mean()) if count else 0.0,
         throttled=float((outcome == "throttled").mean()) if count else 0.0,

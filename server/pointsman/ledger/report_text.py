@@ -84,9 +84,16 @@ def headlines(report: Report) -> Iterator[tuple[str, str]]:
     if report.cost is not None and report.all_cloud:
         yield "saved", f"{1 - report.cost / report.all_cloud:.1%}"
     rated = (
-        f"{report.accepted:,} of {report.rated:,} rated ones accepted" if report.rated else "nobody rated one"
+        f"{report.accepted:,} of {report.rated:,} that were rated accepted"
+        if report.rated
+        else "nobody rated one of them"
     )
     yield "local share", f"{report.local_share:.1%}; {rated}"
+    if report.cancelled:
+        yield (
+            "answers of the cloud given up, at a cost that is not known and not in here",
+            f"{report.cancelled:,}",
+        )
     if report.compared:
         yield (
             "of local answers asked of the cloud as well, the same",

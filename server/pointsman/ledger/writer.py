@@ -208,6 +208,9 @@ class LedgerWriter:
             if settings.keep_rows:
                 last = connection.scalar(sa.select(sa.func.max(requests.c.id))) or 0
                 connection.execute(requests.delete().where(requests.c.id <= last - settings.keep_rows))
+                oldest = connection.scalar(sa.select(sa.func.min(requests.c.time)))
+                for table in (feedback, comparisons):  # of what is gone
+                    connection.execute(table.delete().where(table.c.time < oldest))
 
     def _complain(self, error: Exception) -> None:
         self._say(reason_of(error) if isinstance(error, SQLAlchemyError) else repr(error)[:200])

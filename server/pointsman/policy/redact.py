@@ -1,5 +1,6 @@
 """Spans to placeholders, and placeholders in an answer back to what stood there, over chunk borders."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,9 +14,13 @@ class Redaction:
 
     originals: dict[str, str] = field(default_factory=dict)
 
-    def restorer(self) -> "Restorer":
-        """Return what puts one answer right."""
-        return Restorer(self.originals)
+    def restorer(self, *, as_json: bool = False) -> "Restorer":
+        """Return what puts one answer right; in one that is JSON, originals stand as in a string of it."""
+        if not as_json:
+            return Restorer(self.originals)
+        return Restorer(
+            {name: json.dumps(text, ensure_ascii=False)[1:-1] for name, text in self.originals.items()}
+        )
 
 
 class Restorer:

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -14,6 +14,7 @@ from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
 from pointsman.errors import ForbiddenError, QuotaError, UnauthenticatedError
 from pointsman.values.caller import Caller, Role, Shown
+from pointsman.values.events import Done, Event, Token
 
 _CONCURRENT_RETRY_S = 1.0
 _LEAST_RETRY_S = 0.1
@@ -101,8 +102,24 @@ class Doors:
             let_in.reset(entered)
             self._inside[caller.name] -= 1
 
-    def spent(self, tokens: int) -> None:
-        """Count tokens of the call that is being answered."""
+    async def counted(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+        """Yield events; their tokens count for the caller, read or not.
+
+        Of an answer that is given up or fails, each piece counts as one: nobody tells its tokens.
+        """
+        pieces = 0
+        try:
+            async for event in events:
+                if isinstance(event, Token):
+                    pieces += 1
+                elif isinstance(event, Done):
+                    pieces = 0
+                    self._spent(event.usage.prompt_tokens + event.usage.completion_tokens)
+                yield event
+        finally:
+            self._spent(pieces)
+
+    def _spent(self, tokens: int) -> None:
         caller = let_in.get()
         if caller is not None and caller.tokens_per_day and tokens > 0:
             self._budgets.hit(RateLimitItemPerDay(caller.tokens_per_day), caller.name, cost=tokens)

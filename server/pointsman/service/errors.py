@@ -29,6 +29,7 @@ from pointsman.errors import (
     UnauthenticatedError,
     UnknownNameError,
     UnknownRequestError,
+    for_callers,
 )
 
 DOMAIN = "pointsman"
@@ -66,7 +67,7 @@ def status_of(error: BaseException) -> status_pb2.Status:
     known = code is not grpc.StatusCode.INTERNAL
     status = status_pb2.Status(
         code=getattr(code_pb2, code.name),
-        message=_cut(str(error), _MAX_MESSAGE) if known else INTERNAL_MESSAGE,
+        message=_cut(for_callers(error), _MAX_MESSAGE) if known else INTERNAL_MESSAGE,
     )
     for detail in _details(error) if known else ():
         packed = AnyMessage()

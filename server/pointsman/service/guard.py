@@ -11,7 +11,14 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from pointsman.errors import BackendDownError, DeadlineError, InvalidRequestError, PointsmanError, unwrap
+from pointsman.errors import (
+    BackendDownError,
+    DeadlineError,
+    InvalidRequestError,
+    PointsmanError,
+    for_log,
+    unwrap,
+)
 from pointsman.service.doors import Doors, bearer
 from pointsman.service.errors import code_of, status_of
 from pointsman.values.caller import Role, Shown
@@ -163,7 +170,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         if not isinstance(error, PointsmanError):
             _log.error("rpc.failed", method=method, exc_info=raised)
         elif not error.noted:
-            _log.warning("rpc.refused", method=method, code=code.name, error=str(error))
+            _log.warning("rpc.refused", method=method, code=code.name, error=for_log(error))
         status = status_of(error)
         request_id = structlog.contextvars.get_contextvars().get("request_id", "")
         await context.abort(

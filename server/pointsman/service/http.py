@@ -5,7 +5,7 @@ Callers are known by the bearer token alone, which is what clients of OpenAI cal
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -25,6 +25,8 @@ from pointsman.errors import (
     DeadlineError,
     InvalidRequestError,
     PointsmanError,
+    for_callers,
+    for_log,
     unwrap,
 )
 from pointsman.sections import Server as ServerSettings
@@ -40,7 +42,6 @@ from pointsman.service.tls import Chain
 from pointsman.values.caller import Role, Shown
 from pointsman.values.catalog import CALLER, TRACEPARENT
 from pointsman.values.decision import Routed
-from pointsman.values.events import Done, Event
 
 _log = structlog.get_logger()
 _POLL_S = 0.05
@@ -170,11 +171,11 @@ class HttpServer:
             raise DeadlineError(message, retry_after_s=1.0) from None
 
     async def _answer(self, call: "_Call", asked: Asked) -> None:
-        async with aclosing(self._answers.generate(asked.request)) as events:
-            first = await anext(events)
+        answers = self._answers.generate(asked.request)
+        async with aclosing(answers), aclosing(self._doors.counted(answers)) as counted:
+            first = await anext(counted)
             assert isinstance(first, Routed)  # noqa: S101 - the decision comes first
             reply = Reply(call.request_id, first.decision)
-            counted = self._counted(events)
             if asked.stream:
                 async with aclosing(chunks(reply, counted, include_usage=asked.include_usage)) as stream:
                     async for chunk in stream:
@@ -184,13 +185,6 @@ class HttpServer:
                 async for event in counted:
                     reply.take(event)
                 await call.respond(JSONResponse(reply.completion(), headers=reply.headers()))
-
-    async def _counted(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-        """Yield events; tokens count for the caller once they are known, read or not."""
-        async for event in events:
-            if isinstance(event, Done):
-                self._doors.spent(event.usage.prompt_tokens + event.usage.completion_tokens)
-            yield event
 
     async def _models(self, call: "_Call") -> None:
         await call.respond(
@@ -311,9 +305,9 @@ class _Call:
         if not isinstance(error, PointsmanError):
             _log.error("http.failed", exc_info=raised)
         elif not error.noted:
-            _log.warning("http.refused", code=code_of(error).name, error=str(error))
+            _log.warning("http.refused", code=code_of(error).name, error=for_log(error))
         status, kind = _STATUSES.get(code_of(error), _INTERNAL)
-        message = INTERNAL_MESSAGE if status == _INTERNAL[0] else str(error)
+        message = INTERNAL_MESSAGE if status == _INTERNAL[0] else for_callers(error)
         field = error.field if isinstance(error, InvalidRequestError) else None
         code = type(error).__name__.removesuffix("Error").lower() if status != _INTERNAL[0] else None
         if self._stalled:

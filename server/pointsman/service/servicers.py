@@ -18,7 +18,6 @@ from pointsman.service.doors import Doors, let_in
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.v1 import catalog_pb2, catalog_pb2_grpc, router_pb2, router_pb2_grpc
 from pointsman.values.catalog import CALLER, TRACEPARENT
-from pointsman.values.events import Done
 from pointsman.values.request import Request
 
 
@@ -38,10 +37,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.GenerateRequest, context: Any
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
         """Decide and answer."""
-        async with aclosing(self._answers.generate(self._asked(request, context))) as events:
+        answers = self._answers.generate(self._asked(request, context))
+        async with aclosing(answers), aclosing(self._doors.counted(answers)) as events:
             async for event in events:
-                if isinstance(event, Done):
-                    self._doors.spent(event.usage.prompt_tokens + event.usage.completion_tokens)
                 yield event_message(event)
 
     async def Feedback(  # noqa: N802
