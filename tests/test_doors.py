@@ -395,6 +395,9 @@ async def test_certificates_are_known_and_replaced_under_a_running_server(site: 
         written(other, site.root, "server", "127.0.0.1")
         assert await asks(Access(ca=untrusted, **own)) == "refund"
         assert await asks(access) == "UNAVAILABLE"
+        other.cert_pem.write_to_path(site.root / "ca.pem")  # clients of another CA from now on
+        assert await asks(Access(ca=untrusted, **stolen)) == "refund"
+        assert await asks(Access(ca=untrusted, **own)) == "UNAVAILABLE"
 
 
 @pytest.mark.parametrize("change", ["key", "certificate", "client_ca", "pair"])

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import ssl
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -403,6 +404,49 @@ async def test_tls_is_that_of_the_server_and_a_new_certificate_is_taken_up(
         await asyncio.to_thread(issue)
         await asyncio.to_thread(http.chain.look)
         assert await asyncio.to_thread(serial) != first
+
+
+async def test_client_certificates_are_asked_for_and_those_of_another_ca_are_taken_up(
+    site: Site, tmp_path: Path, log_lines: list[dict[str, Any]]
+) -> None:
+    ours, first, second = trustme.CA(), trustme.CA(), trustme.CA()
+    files = Tls(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem", client_ca=tmp_path / "ca.pem")
+
+    def write() -> None:
+        cert = ours.issue_cert("127.0.0.1")
+        cert.private_key_pem.write_to_path(str(files.key))
+        cert.cert_chain_pems[0].write_to_path(str(files.certificate))
+        first.cert_pem.write_to_path(str(files.client_ca))
+
+    def health(port: int, of: trustme.CA | None) -> int:
+        context = ssl.create_default_context()
+        ours.configure_trust(context)
+        if of is not None:
+            of.issue_cert("client.internal").configure_cert(context)
+        with httpx2.Client(verify=context, trust_env=False) as client:
+            try:
+                return client.get(f"https://127.0.0.1:{port}/v1/models", timeout=10).status_code
+            except httpx2.HTTPError:
+                return 0
+
+    await asyncio.to_thread(write)
+    async with door(site, engines=False, server={"tls": files.model_dump()}) as at:
+        http = at.site.http
+        assert http is not None
+        assert http.chain is not None
+
+        async def answers() -> list[int]:
+            return [await asyncio.to_thread(health, http.port, ca) for ca in (first, second, None)]
+
+        assert await answers() == [200, 0, 0]
+        assert files.client_ca is not None
+        await asyncio.to_thread(files.client_ca.write_text, "no certificate")
+        await asyncio.to_thread(http.chain.look)
+        assert await answers() == [200, 0, 0]
+        await asyncio.to_thread(second.cert_pem.write_to_path, str(files.client_ca))
+        await asyncio.to_thread(http.chain.look)
+        assert await answers() == [0, 200, 0]
+    assert [line["event"] for line in log_lines if "tls" in line["event"]] == ["tls.refused", "tls.reloaded"]
 
 
 def test_it_listens_beyond_this_machine_only_with_tls_and_callers() -> None:

@@ -48,13 +48,15 @@ def is_loopback(address: str) -> bool:
 
 
 class Chain:
-    """Certificate and key of a listener of Python's own TLS, taken up again when they are replaced."""
+    """Certificate, key and client CAs of a listener of Python's own TLS, taken up again when they are replaced."""
 
     def __init__(self, context: ssl.SSLContext, settings: Tls) -> None:
         """Watch the files that a context was loaded from."""
-        self._context = context
-        self._paths = (settings.certificate, settings.key)
+        self._chain = (settings.certificate, settings.key)
+        self._client_ca = settings.client_ca if context.verify_mode is ssl.CERT_REQUIRED else None
         self._signatures = self._look()
+        self._shown = context
+        context.sni_callback = self._show  # called at every connection, whether it names a server or not
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Take changes up until told to stop."""
@@ -70,16 +72,27 @@ class Chain:
             return
         self._signatures = signatures
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._paths)  # before anything changes
-            self._context.load_cert_chain(*self._paths)
+            self._shown = self._load()
         except (ssl.SSLError, OSError) as error:
             _log.error("tls.refused", error=str(error), serves="the certificate before it")
         else:
             _log.info("tls.reloaded")
 
+    def _load(self) -> ssl.SSLContext:
+        # A new one: from a context no CA can be taken out.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self._chain)
+        if self._client_ca is not None:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def _show(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = self._shown
+
     def _look(self) -> tuple[tuple[int, ...], ...]:
         found = []
-        for path in self._paths:
+        for path in (*self._chain, *([self._client_ca] if self._client_ca else [])):
             try:
                 found.append(signature_of(path))
             except OSError:
