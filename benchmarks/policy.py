@@ -10,6 +10,7 @@ the cloud if it could: no real one would try so hard.
 
 import argparse
 import asyncio
+import hashlib
 import json
 import random
 import shlex
@@ -24,7 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from faker import Faker
-from presidio_analyzer.predefined_recognizers import InAadhaarRecognizer
+from presidio_analyzer.predefined_recognizers import DeTaxIdRecognizer, InAadhaarRecognizer, NhsRecognizer
 from rich.progress import Progress
 
 import report
@@ -46,13 +47,23 @@ from pointsman.settings import load
 from pointsman.values.decision import Routed
 from pointsman.values.events import Escalation, Finished, FinishReason, Token, Usage
 from pointsman.values.kinds import PRESIDIO
-from pointsman.values.policy import SECRET, Action, Policy
+from pointsman.values.policy import SECRET, Action, Policy, WordList
 from pointsman.values.price import ModelPrice, PriceList
 from pointsman.values.request import Message, Request, Role, Tier
 
 ROOT = Path(__file__).parent.parent
 REGIONS = ("US", "GB", "DE")
-KINDS = (*PRESIDIO, SECRET)
+KINDS = (*PRESIDIO, SECRET, "project")
+WORDS = ("Blue Heron", "Northwind", "Falken 7", "Überseering")
+WRITTEN = (
+    str,
+    str.upper,
+    str.lower,
+    "\u200d".join,
+    lambda word: word.replace(" ", "\u00a0"),
+)
+"""A company's own words, as people write them and as somebody might who wants them not to be found."""
+BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 ALPHANUMERIC = string.ascii_letters + string.digits
 AROUND = (
     "Please look at {} and tell me what to do.", "My colleague wrote {} on the form.", "It is {}, if that helps.",
@@ -77,6 +88,42 @@ def with_check_digit(number: str) -> str:
     """Put the last digit right, that of Verhoeff: Faker's is another, and may begin with 0 or 1."""
     right = InAadhaarRecognizer().validate_result
     return next(f"{number[:-1]}{digit}" for digit in string.digits if right(f"{number[:-1]}{digit}"))
+
+
+def with_last(recognizer, digits: str, last: str = string.digits) -> str:
+    """Return digits with a check digit behind them that a recogniser takes; there may be none."""
+    found = (f"{digits}{digit}" for digit in last if recognizer.validate_result(f"{digits}{digit}"))
+    return next(found, "")
+
+
+def nhs_number(draw: random.Random) -> str:
+    """Return a number of the National Health Service, grouped or not."""
+    made = ""
+    while not made:
+        made = with_last(NhsRecognizer(), f"{draw.randrange(400_000_000, 499_999_999)}")
+    return draw.choice((made, f"{made[:3]} {made[3:6]} {made[6:]}"))
+
+
+def tax_id(draw: random.Random) -> str:
+    """Return a German tax number: one of its first ten digits stands there twice."""
+    made = ""
+    while not made:
+        digits = draw.sample(string.digits, 9)
+        first = [*digits, draw.choice(digits)]
+        draw.shuffle(first)
+        made = with_last(DeTaxIdRecognizer(), "".join(first)) if first[0] != "0" else ""
+    return made
+
+
+def wallet(draw: random.Random) -> str:
+    """Return a Bitcoin address: base58 of a version, 20 bytes and their check sum."""
+    content = bytes([draw.choice((0, 5))]) + draw.randbytes(20)
+    whole = content + hashlib.sha256(hashlib.sha256(content).digest()).digest()[:4]
+    number, said = int.from_bytes(whole), ""
+    while number:
+        number, digit = divmod(number, 58)
+        said = BASE58[digit] + said
+    return BASE58[0] * (len(whole) - len(whole.lstrip(b"\0"))) + said
 
 
 def values(seed: int) -> dict:
@@ -115,6 +162,10 @@ def values(seed: int) -> dict:
         "fi_personal_id": fi.ssn,
         "se_personnummer": se.ssn,
         "in_aadhaar": lambda: shown(with_check_digit(f"{draw.randrange(2, 10)}{india.aadhaar_id()[1:]}")),
+        "uk_nhs": lambda: nhs_number(draw),
+        "de_tax_id": lambda: tax_id(draw),
+        "crypto_wallet": lambda: wallet(draw),
+        "project": lambda: draw.choice(WRITTEN)(draw.choice(WORDS)),
         SECRET: lambda: draw.choice(
             (f"ghp_{text(36)}", f"xoxb-{text(12, string.digits)}-{text(12, string.digits)}-{text(24)}",
              f"AKIA{text(16, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567')} {text(40)}", f"glpat-{text(20)}",
@@ -149,12 +200,22 @@ def detection(detector: Detector, texts: int, seed: int) -> list[list[str]]:
         wrong.update({s.kind for s in detector.find(draw.choice(AROUND).format(negative(draw)))})
     rows = [
         [f"`{kind}`", str(total[kind]), f"{right[kind] / total[kind]:.3f}",
-         f"{right[kind] / max(1, right[kind] + wrong[kind]):.3f}", str(wrong[kind]), str(confused[kind])]
+         f"{right[kind] / max(1, right[kind] + wrong[kind]):.3f}",
+         f"{right[kind] / max(1, right[kind] + wrong[kind] + confused[kind]):.3f}",
+         str(wrong[kind]), str(confused[kind])]
         for kind in values(seed)
     ]  # fmt: skip
     others = sorted((wrong.keys() | confused.keys()) - values(seed).keys())
     return rows + [
-        [f"`{kind}`", "0", report.NOTHING, report.NOTHING, str(wrong[kind]), str(confused[kind])]
+        [
+            f"`{kind}`",
+            "0",
+            report.NOTHING,
+            report.NOTHING,
+            report.NOTHING,
+            str(wrong[kind]),
+            str(confused[kind]),
+        ]
         for kind in others
     ]
 
@@ -391,7 +452,11 @@ def main() -> None:
         scratch = Path(name)
         costs = []
         for regions in ((), ("US",), REGIONS):
-            policy = Policy(dict.fromkeys(KINDS, Action.STAY_LOCAL), phone_regions=regions)
+            policy = Policy(
+                dict.fromkeys(KINDS, Action.STAY_LOCAL),
+                words=(WordList("project", WORDS),),
+                phone_regions=regions,
+            )
             detector = Detector(policy, scratch)
             took = asyncio.run(cost(Gate(policy, detector), arguments.prompts))
             costs.append(
@@ -406,9 +471,14 @@ def main() -> None:
         f"{report.versions('pointsman', 'presidio-analyzer', 'kingfisher-secret-scanner', 'faker')}; all kinds of "
         f"pointsman that need no model, phone numbers of {', '.join(REGIONS)} and in international form.\n\n"
         f"## Detection\n\nRecall over {arguments.texts} values a kind, each in one of {len(AROUND)} texts; precision over "
-        f"those and {arguments.texts * 10:,} harmless ones with {len(NEGATIVES)} kinds of hard negatives. The last columns count "
-        "texts in which the kind was reported and is not.\n\n"
-        + report.table(["kind", "values", "recall", "precision", "in harmless texts", "in those of other kinds"], found)
+        f"those and {arguments.texts * 10:,} harmless ones with {len(NEGATIVES)} kinds of hard negatives, and over those and "
+        "the texts of all other kinds, many of which are numbers of the same form. The last columns count texts in which the "
+        "kind was reported and is not. `project` is a word list. Of Faker's payment cards, those that are not found are of "
+        "ranges that no issuer has.\n\n"
+        + report.table(
+            ["kind", "values", "recall", "precision", "with other kinds", "in harmless texts", "in those of other kinds"],
+            found,
+        )
         + "\n\n## Cost\n\n"
         + report.table(["phone numbers in the form of", "p50 ms", "p99 ms"], costs)
         + "\n\n## What left\n\nEvery kind stays local; cascade, fallback to and from the cloud, retries and shadow scoring "
