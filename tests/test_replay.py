@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 
 from harness import REFUND, WEATHER, Site, write_intent, write_prices, write_specialist
+from pointsman.catalog.policy_file import read_policy
 from pointsman.embedding.encoder import Rows
 from pointsman.errors import PointsmanError
 from pointsman.host.offline import learned_of, load_catalog, open_workbench, snapshot_of
 from pointsman.host.serve import open_core
 from pointsman.ledger.history import past_of
 from pointsman.ledger.writer import LedgerWriter
-from pointsman.review.replay import Replay, replay
+from pointsman.policy.detect import Detector
+from pointsman.review.replay import Replay, replay, rescreened
 from pointsman.review.replay_text import markdown
 from pointsman.sections import Ledger
 from pointsman.settings import Settings
@@ -77,9 +79,12 @@ async def decisions_of(settings: Settings, *, keep: bool) -> dict[str, Decision 
 
 
 def replayed(
-    settings: Settings, embed: Callable[[Sequence[str]], Rows] | None = None, **options: Any
+    settings: Settings,
+    embed: Callable[[Sequence[str]], Rows] | None = None,
+    pasts: list[Past] | None = None,
+    **options: Any,
 ) -> Replay:
-    pasts = past_of(settings.ledger.url.get_secret_value(), SINCE)
+    pasts = pasts or past_of(settings.ledger.url.get_secret_value(), SINCE)
     with open_workbench(settings) as bench:
         catalog = load_catalog(settings)
         snapshot = snapshot_of(bench, catalog, learned_of(bench, catalog)[0])
@@ -157,6 +162,40 @@ def test_what_the_ledger_knows_is_decided_as_the_configuration_would_without_any
         assert found.flipped == 0
     else:
         assert found.flipped
+
+
+POLICY = "words:\n  - {{name: poem, words: [sonnet], action: {poem}}}\n  - {{name: maths, words: [Riemann], action: {maths}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        (None, {"poem": "stay_local", "maths": "refuse"}),
+        ({"poem": "stay_local", "maths": "redact"}, {"poem": "allow", "maths": "stay_local"}),
+    ],
+)
+def test_another_policy_is_applied_to_prompts_as_they_were_stored(
+    site: Site, then: dict[str, str] | None, now: dict[str, str]
+) -> None:
+    path = site.root / "policy.yaml"
+    if then is not None:
+        path.write_text(POLICY.format(**then))
+    before = asyncio.run(decisions_of(configured(site.fill()), keep=True))
+    path.write_text(POLICY.format(**now))
+    proposed = configured(site)
+    truly = asyncio.run(decisions_of(proposed, keep=False))
+    policy = read_policy(path)
+    find = Detector(policy, site.root / "rules").find
+    pasts = [
+        rescreened(past, policy, find) for past in past_of(proposed.ledger.url.get_secret_value(), SINCE)
+    ]
+    flips = {
+        name: where(truly[name])
+        for name, decision in before.items()
+        if decision and where(decision) != where(truly[name])
+    }
+    assert elsewhere(replayed(proposed, pasts=pasts)) == flips
+    assert flips
 
 
 def test_other_exemplars_are_judged_by_the_prompts_that_the_ledger_has(site: Site) -> None:
@@ -305,6 +344,10 @@ def test_the_command_prints_a_page_and_json(site: Site) -> None:
     assert "# 2 decisions of the last 1h, under the proposed configuration" in page.stdout
     assert "| cost, USD | 0.0003 | 0.0003 | +0.0000 |" in page.stdout
     assert json.loads(run("--json").stdout)["known"] == 2
+    missing = run("--policy")
+    assert (missing.returncode != 0, "policy.yaml" in missing.stderr) == (True, True)
+    (site.root / "policy.yaml").write_text("actions: {email: refuse}")
+    assert json.loads(run("--policy", "--json").stdout)["known"] == 2
     (site.intents / "refund.yaml").write_text("name: refund\n")
     refused = run()
     assert refused.returncode != 0

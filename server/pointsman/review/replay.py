@@ -5,6 +5,7 @@ rules and promises. Other exemplars need the prompt itself, and the encoder; no 
 """
 
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from pointsman.router.snapshot import Matcher, Snapshot
 from pointsman.values.catalog import CLOUD
 from pointsman.values.decision import Evidence, Reason
 from pointsman.values.ledger import Past
-from pointsman.values.policy import Action, Screening
+from pointsman.values.policy import STRICTNESS, Action, Policy, Screening, Span
 from pointsman.values.price import PriceList
 from pointsman.values.request import Constraints, Message, Request, Role, Tier
 
@@ -26,7 +27,10 @@ LEAST = 20
 _SEED = 0
 _BYTES_PER_TOKEN = 4
 
+_PLACEHOLDER = re.compile(r"\[([A-Z][A-Z0-9_]*)_\d+\]")
+
 Embed = Callable[[Sequence[str]], Rows]
+Find = Callable[[str], Sequence[Span]]
 Progress = Callable[[int, int], None]
 
 
@@ -104,6 +108,21 @@ def went_to(past: Past) -> str:
     return str(past.asked.get("to") or past.routed_to or past.model)
 
 
+def rescreened(past: Past, policy: Policy, find: Find) -> Past:
+    """Return a past decision with what another policy says of its prompt, as the ledger has it.
+
+    What the policy of its time named stands there as placeholders. The turns before it are not there: where the
+    prompt itself holds nothing, what was said then holds.
+    """
+    prompt = past.prompt or ""
+    names = {kind.upper(): kind for kind in policy.kinds}
+    kinds = {names.get(name, "") for name in _PLACEHOLDER.findall(prompt)} | {s.kind for s in find(prompt)}
+    if not kinds:
+        return past
+    action = max((policy.action(kind, past.caller) for kind in kinds), key=STRICTNESS.index)
+    return replace(past, asked={**past.asked, "policy": action})
+
+
 def replay(
     pasts: Sequence[Past],
     snapshot: Snapshot,
@@ -157,6 +176,9 @@ def _prepared(pasts: Iterable[Past], snapshot: Snapshot) -> list[_Case]:
     for past in pasts:
         case = _Case(past)
         cases.append(case)
+        if past.asked.get("policy") == Action.REFUSE:
+            case.after = REFUSED
+            continue
         try:
             case.ruling = rule(
                 _request(past), snapshot.catalog, snapshot.cloud_task_types, snapshot.setup.mid
