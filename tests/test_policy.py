@@ -195,6 +195,26 @@ async def test_a_pattern_that_runs_away_fails_closed(rules_cache: Path) -> None:
     assert admitted.constraints.local_only
 
 
+async def test_a_pattern_that_takes_long_does_not_stop_the_loop(rules_cache: Path) -> None:
+    policy = Policy({"slow": Action.REDACT}, (Pattern("slow", r"(?:a|aa)+$"),))
+    beats: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            beats.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(0.005)
+
+    beating = asyncio.create_task(beat())
+    await asyncio.sleep(0)
+    begun = asyncio.get_running_loop().time()
+    admitted = await Gate(policy, Detector(policy, rules_cache)).admit(asked("a" * 60 + "!"))
+    took = asyncio.get_running_loop().time() - begun
+    beating.cancel()
+    assert admitted.constraints.local_only  # nobody could read it in time
+    assert took > 0.05
+    assert len(beats) > 5
+
+
 async def test_a_gigantic_conversation_is_read_to_its_end_without_stopping_the_loop(
     everything: Detector,
 ) -> None:

@@ -119,7 +119,8 @@ class Gate:
     async def _read(self, messages: Sequence[Message], caller: str) -> "_Read":
         policy, detector, known = self._policy, self._detector, self._known()
         assert detector is not None  # noqa: S101 - asked only with one
-        if sum(len(message.content) for message in messages) <= _INLINE_CHARACTERS:
+        short = sum(len(message.content) for message in messages) <= _INLINE_CHARACTERS
+        if short and not policy.patterns:  # nobody knows how long a company's own take
             spans = tuple(_spans(messages, detector))
         else:
             spans = await asyncio.to_thread(lambda: tuple(_spans(messages, detector)))
