@@ -85,6 +85,8 @@ async def test_a_binary_that_is_not_there_is_named(site: Site, base_model: Path)
         engine={"llama_server": Path("/nowhere/llama-server"), "start_timeout_s": 1}
     )
     async with running(settings) as server:
-        with pytest.raises(grpc.aio.AioRpcError, match="/nowhere/llama-server") as raised:
+        with pytest.raises(grpc.aio.AioRpcError, match="is down; it is being restarted") as raised:
             await _answer(server, "general")
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "/nowhere" not in raised.value.details()  # that is for the operator
+        assert "/nowhere/llama-server" in server.engine.error
