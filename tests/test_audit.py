@@ -15,8 +15,9 @@ from harness import Cloud, Site, collect, running
 from pointsman.errors import ConfigError
 from pointsman.ledger import auditor
 from pointsman.ledger.audit import AuditLog, records_of, verify
+from pointsman.ledger.auditor import _listed
 from pointsman.v1 import router_pb2
-from pointsman.values.policy import NOTHING_FOUND
+from pointsman.values.policy import NOTHING_FOUND, Action, Finding, Screening
 from pointsman.values.request import Message, Request, Role
 
 OTHER = "Compare the foreign policies of Bismarck and Metternich in an essay."
@@ -28,7 +29,7 @@ def written(folder: Path, count: int = 5, key: str = "") -> Path:
     for i in range(count):
         log.append("answer", f"r{i}", outcome="ok")
     log.close()
-    (file,) = folder.glob("*.jsonl")
+    (file,) = folder.glob("????-??.jsonl")
     return file
 
 
@@ -72,7 +73,40 @@ def test_a_chain_written_anew_is_found_by_its_key_or_its_head(tmp_path: Path) ->
     known = verify(tmp_path / "forged").head.hash
     forged.unlink()
     written(tmp_path / "forged", count=4)
-    assert "is not the one with hash" in verify(tmp_path / "forged", head=known).problem
+    assert "has the hash" in verify(tmp_path / "forged", head=known).problem
+
+
+def test_a_head_that_was_told_on_the_way_stands_in_a_chain_that_grew(tmp_path: Path) -> None:
+    written(tmp_path, count=3)
+    told = verify(tmp_path).head.hash
+    file = written(tmp_path, count=2)
+    assert verify(tmp_path, head=told).problem == ""
+    file.write_text("".join(lines_of(file)[:2]))
+    assert "has the hash" in verify(tmp_path, head=told).problem
+
+
+def test_a_record_beyond_a_mebibyte_is_gone_on_from(tmp_path: Path) -> None:
+    written(tmp_path, count=1)
+    log = AuditLog(tmp_path)
+    log.append("answer", "r", found=["x" * 3_000_000])
+    log.close()
+    (tmp_path / "zzz.jsonl").write_text("no month\n")
+    written(tmp_path, count=1)
+    verdict = verify(tmp_path)
+    assert (verdict.records, verdict.problem) == (3, "")
+
+
+def test_of_thousands_of_findings_the_record_counts_most(tmp_path: Path) -> None:
+    findings = tuple(Finding(0, "email", 9, Action.STAY_LOCAL) for _ in range(20_000))
+    listed = _listed(Screening(Action.STAY_LOCAL, findings))
+    assert len(listed) == 1001
+    assert listed[-1] == {"kind": "email", "count": 19_000, "action": "stay_local"}
+
+
+@pytest.mark.parametrize("line", ['{"number":1,"hash":"é"}', "[" * 100_000])
+def test_what_no_writer_wrote_is_named_and_not_fallen_over(tmp_path: Path, line: str) -> None:
+    (tmp_path / "2026-01.jsonl").write_text(f"{line}\n")
+    assert verify(tmp_path, head="é").problem
 
 
 def test_old_records_that_were_put_away_are_a_gap_unless_named(tmp_path: Path) -> None:

@@ -152,13 +152,15 @@ async def test_tokens_a_day_are_those_that_were_spent() -> None:
         yield Done(FinishReason.STOP, Usage(prompt_tokens, pieces), GenerateTimings(RouteTimings()))
 
     async def read(pieces: int, prompt_tokens: int, most: int) -> int:
-        async with aclosing(doors.counted(answer(pieces, prompt_tokens))) as events:
+        async with aclosing(doors.counted(answer(pieces, prompt_tokens), estimate)) as events:
             for _ in range(most):
                 await anext(events)
         return doors._budgets.get_window_stats(RateLimitItemPerDay(100), "a").remaining
 
+    estimate = 7
     assert await read(3, 900, 4) == 100  # nobody's
-    left = [(100, 900, 5, 95), (0, 60, 1, 35), (0, 0, 1, 35), (10, 60, 11, 0)]  # no answer is cut
+    # Given up after five pieces: those and the estimate. Read to its end: what was told. No answer is cut.
+    left = [(100, 900, 5, 88), (0, 60, 1, 28), (0, 0, 1, 28), (10, 60, 11, 0)]
     for pieces, prompt_tokens, most, remaining in left:
         with doors.enter(caller, Role.CALLER):
             assert await read(pieces, prompt_tokens, most) == remaining

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 import ssl
 import threading
 from collections.abc import AsyncGenerator
@@ -430,10 +431,28 @@ async def test_client_certificates_are_asked_for_and_those_of_another_ca_are_tak
                 return 0
 
     await asyncio.to_thread(write)
+
+    def resumed(port: int) -> bool:
+        context = ssl.create_default_context()
+        ours.configure_trust(context)
+        first.issue_cert("client.internal").configure_cert(context)
+        session = None
+        for _ in range(2):
+            with (
+                socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+                context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as secured,
+            ):
+                secured.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                while secured.recv(4096):  # a ticket comes with what is read
+                    pass
+                session, reused = secured.session, secured.session_reused
+        return bool(reused)
+
     async with door(site, engines=False, server={"tls": files.model_dump()}) as at:
         http = at.site.http
         assert http is not None
         assert http.chain is not None
+        assert not await asyncio.to_thread(resumed, http.port)  # it would come in after its CA is gone
 
         async def answers() -> list[int]:
             return [await asyncio.to_thread(health, http.port, ca) for ca in (first, second, None)]

@@ -321,6 +321,8 @@ def test_old_rows_go_by_age_and_by_number(url: str) -> None:
     writer.rate(Feedback("r17", "", accepted=True))
     with writer._engine.begin() as connection:  # said of one that goes
         connection.execute(feedback.insert(), {"time": time.time() - 86400, **asdict(Feedback("r5", ""))})
+        late = {"time": time.time() - 61, **asdict(Feedback("r6", ""))}  # after some of those that stay
+        connection.execute(feedback.insert(), late)
     writer._tidied = float("-inf")
     wait_for(lambda: len(rows(url)) == 5)
     writer.close()

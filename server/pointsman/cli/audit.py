@@ -22,7 +22,9 @@ def verify(
     first: Annotated[
         int, typer.Option("--from", min=1, help="Number of the first record that is still there.")
     ] = 1,
-    head: Annotated[str, typer.Option(help="Hash that the last record must have.")] = "",
+    head: Annotated[
+        str, typer.Option(help="Hash that one of the records must have, as the log told it.")
+    ] = "",
     config: Config = None,
 ) -> None:
     """Follow the chain of records; exit 1 and name the place where it breaks."""

@@ -47,9 +47,10 @@ def replay(
     if policy:
         stated = read_policy(settings.paths.policy)
         find = Detector(stated, settings.paths.cache / "secret-rules").find
+        known = settings.paths.callers.is_file()
         with bar("reading prompts by the policy") as progress:
             for number, past in enumerate(pasts):
-                pasts[number] = rescreened(past, stated, find)
+                pasts[number] = rescreened(past, stated, find, known=known)
                 progress(number + 1, len(pasts))
     with open_workbench(settings) as bench:
         learned, _ = learned_of(bench, catalog)

@@ -16,6 +16,7 @@ from pointsman.errors import (
     OverloadedError,
     PointsmanError,
     PolicyError,
+    for_callers,
 )
 from pointsman.generation.answer import Answer, Draft, Options, broken_off, can_repair, common_prefix, gap
 from pointsman.generation.backend import Stream
@@ -88,7 +89,9 @@ class Generator:
         except DeadlineError as error:
             if answer.decision.specialist is None or not self._may_escalate(answer):
                 raise
-            verdict = Verdict(Shortfall.DEADLINE, None, f"The deadline cannot be met locally ({error})")
+            verdict = Verdict(
+                Shortfall.DEADLINE, None, f"The deadline cannot be met locally ({for_callers(error)})"
+            )
             async with aclosing(self._escalate(answer, verdict, "", None)) as said:
                 async for event in said:
                     yield event
@@ -114,7 +117,9 @@ class Generator:
         decision = answer.decision
         if decision.specialist is not None or answer.ttft_ms:
             return None
-        local = without_cloud(decision, answer.route.snapshot.setup, f"The cloud is down ({error})")
+        local = without_cloud(
+            decision, answer.route.snapshot.setup, f"The cloud is down ({for_callers(error)})"
+        )
         return answer.move(local, Verdict(), 0) if local else None
 
     async def _said(self, answer: Answer) -> Said:
@@ -250,7 +255,7 @@ class Generator:
         except _CLOUD_FAILURES as error:
             if not draft and answer.decision is not before:  # there is nothing that could stand
                 raise
-            failure = f"The cloud failed ({error})"
+            failure = f"The cloud failed ({for_callers(error)})"
         if answer.decision is before:
             answer.asked_ms = None
             return

@@ -16,7 +16,8 @@ async def ended(task: asyncio.Future[Any], grace_s: float | None = None) -> None
         try:
             await asyncio.wait([task], timeout=None if end is None else max(0.0, end - loop.time()))
             if end is not None and loop.time() >= end:
-                task.cancel()
+                task.cancel()  # once: what it still does to its end is not to be broken off, too
+                end = None
         except asyncio.CancelledError as error:
             if given_up is None and grace_s is not None:
                 end = loop.time() + grace_s

@@ -22,6 +22,7 @@ from pointsman.errors import ConfigError
 
 GENESIS = "0" * 64
 _SUFFIX = ".jsonl"
+_MONTHS = f"????-??{_SUFFIX}"
 _TAIL_BYTES = 1 << 20
 
 
@@ -95,14 +96,14 @@ class AuditLog:
 def verify(folder: Path, key: str = "", first: int = 1, head: str = "") -> Verdict:
     """Follow the chain from record `first`, which older records that were put away make greater than 1.
 
-    head: the hash that the last record must have, where somebody wrote it down
+    head: the hash that some record must have, where somebody wrote it down: what came up to it is still there
 
     Raises:
         ConfigError: the folder cannot be read.
 
     """
     at, count, expected = Head(), 0, first
-    torn = ""
+    torn, seen = "", not head
     for place, line in _lines(folder):
         record = _parsed(line)
         if record is None:
@@ -119,10 +120,13 @@ def verify(folder: Path, key: str = "", first: int = 1, head: str = "") -> Verdi
         if problem:
             return Verdict(at, count, f"{place}: {problem}")
         at, count, expected = Head(expected, str(record["hash"])), count + 1, expected + 1
+        seen = seen or at.hash == head
     if torn:
         return Verdict(at, count, f"{torn}: is no record (the process may have been killed as it wrote)")
-    if head and not hmac.compare_digest(head, at.hash):
-        return Verdict(at, count, f"the last record, {at.number}, is not the one with hash {head}")
+    if not seen:
+        return Verdict(
+            at, count, f"none of the records, the last of which is {at.number}, has the hash {head}"
+        )
     return Verdict(
         at, count, "" if count else "there are no records: none were written, or all were taken away"
     )
@@ -148,7 +152,7 @@ def _problem(record: dict[str, Any], expected: int, before: Head | None, key: by
     if before is not None and record.get("previous") != before.hash:
         return f"record {number} does not follow from the one before"
     stated = {name: value for name, value in record.items() if name != "hash"}
-    if not hmac.compare_digest(str(record.get("hash")), _hash(stated, key)):
+    if str(record.get("hash")) != _hash(stated, key):
         return f"record {number} was changed" + (", or the key is another" if key else "")
     return ""
 
@@ -189,18 +193,28 @@ def _own(folder: Path) -> int:
 
 def _last(folder: Path) -> "tuple[str, Head, bool]":
     """Return the last month, the last record, and whether a line after it was begun and not ended."""
-    files = sorted(folder.glob(f"*{_SUFFIX}"))
+    files = sorted(folder.glob(_MONTHS))
     torn = False
     for path in reversed(files):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            tail = file.read()
-        torn = torn or bool(tail and not tail.endswith(b"\n"))
-        for line in reversed(tail.splitlines()):
-            record = _parsed(line)
-            if record is not None and isinstance(record.get("number"), int):
-                return files[-1].stem, Head(record["number"], str(record.get("hash"))), torn
+        for tail in _tails(path):
+            torn = torn or bool(tail and not tail.endswith(b"\n"))
+            for line in reversed(tail.splitlines()):
+                record = _parsed(line)
+                if record is not None and isinstance(record.get("number"), int):
+                    return files[-1].stem, Head(record["number"], str(record.get("hash"))), torn
     return (files[-1].stem if files else ""), Head(), torn
+
+
+def _tails(path: Path) -> Iterator[bytes]:
+    """Yield ever longer ends of a file, all of it at last: a record may be long."""
+    size, wanted = path.stat().st_size, _TAIL_BYTES
+    while True:
+        with path.open("rb") as file:
+            file.seek(max(0, size - wanted))
+            yield file.read()
+        if wanted >= size:
+            return
+        wanted *= 16
 
 
 def _lines(folder: Path) -> Iterator["tuple[str, bytes]"]:
@@ -208,7 +222,7 @@ def _lines(folder: Path) -> Iterator["tuple[str, bytes]"]:
     if not folder.is_dir():
         raise ConfigError(f"audit.folder: {folder}: no such folder")
     try:
-        for path in sorted(folder.glob(f"*{_SUFFIX}")):
+        for path in sorted(folder.glob(_MONTHS)):
             with path.open("rb") as file:
                 for number, line in enumerate(file, 1):
                     yield f"{path.name}:{number}", line
@@ -219,6 +233,6 @@ def _lines(folder: Path) -> Iterator["tuple[str, bytes]"]:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

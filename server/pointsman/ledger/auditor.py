@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +16,8 @@ from pointsman.values.policy import Screening
 from pointsman.values.request import Message, Request
 
 _log = structlog.get_logger()
+_MOST_LISTED = 1000
+"""Findings of a request that are listed one by one; those after them are counted by kind."""
 _SAY_HEAD_EVERY_S = 600.0
 """So that the service's log knows of records that are cut off the end of this one."""
 
@@ -84,10 +87,13 @@ class Auditor:
 
 
 def _listed(found: Screening) -> list[dict[str, Any]]:
-    return [
+    listed: list[dict[str, Any]] = [
         {"message": f.message + 1, "kind": f.kind, "length": f.length, "action": str(f.action)}
-        for f in found.findings
+        for f in found.findings[:_MOST_LISTED]
     ]
+    rest = Counter((f.kind, str(f.action)) for f in found.findings[_MOST_LISTED:])
+    more = [{"kind": kind, "count": count, "action": action} for (kind, action), count in rest.items()]
+    return listed + more
 
 
 def _complain(future: Any) -> None:

@@ -32,6 +32,7 @@ _UNFIT = (DataError, ValueError)
 _Row = tuple[sa.Table, dict[str, Any]]
 _SAY_EVERY_S = 60.0
 _TIDY_EVERY_S = 600.0
+_SETTLED_S = 60.0
 _DAY_S = 86400.0
 _CLOSE_S = 5.0
 _BACK_S = 10.0
@@ -208,9 +209,10 @@ class LedgerWriter:
             if settings.keep_rows:
                 last = connection.scalar(sa.select(sa.func.max(requests.c.id))) or 0
                 connection.execute(requests.delete().where(requests.c.id <= last - settings.keep_rows))
-                oldest = connection.scalar(sa.select(sa.func.min(requests.c.time)))
                 for table in (feedback, comparisons):  # of what is gone
-                    connection.execute(table.delete().where(table.c.time < oldest))
+                    of_its_own = sa.select(requests.c.id).where(requests.c.request_id == table.c.request_id)
+                    settled = table.c.time < time.time() - _SETTLED_S  # by then its request's row is written
+                    connection.execute(table.delete().where(settled, ~of_its_own.exists()))
 
     def _complain(self, error: Exception) -> None:
         self._say(reason_of(error) if isinstance(error, SQLAlchemyError) else repr(error)[:200])

@@ -22,12 +22,11 @@ class Facts:
 
 
 def facts_of(request: Request) -> Facts:
-    """Return the facts of a request; `tokens` is the size of the whole conversation in UTF-8, divided by 4."""
-    size_bytes = sum(len(message.content.encode()) for message in request.messages)
+    """Return the facts of a request."""
     return Facts(
         task_type=request.constraints.task_type or "",
         caller=request.caller,
-        tokens=-(-size_bytes // _BYTES_PER_TOKEN),
+        tokens=request.tokens,
         output_tokens=request.constraints.output_tokens or None,
         budget_ms=None if request.budget_s is None else request.budget_s * 1e3,
     )

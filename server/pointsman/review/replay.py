@@ -108,18 +108,18 @@ def went_to(past: Past) -> str:
     return str(past.asked.get("to") or past.routed_to or past.model)
 
 
-def rescreened(past: Past, policy: Policy, find: Find) -> Past:
+def rescreened(past: Past, policy: Policy, find: Find, *, known: bool = True) -> Past:
     """Return a past decision with what another policy says of its prompt, as the ledger has it.
 
     What the policy of its time named stands there as placeholders. The turns before it are not there: where the
-    prompt itself holds nothing, what was said then holds.
+    prompt itself holds nothing, what was said then holds. known: whether callers show who they are
     """
     prompt = past.prompt or ""
     names = {kind.upper(): kind for kind in policy.kinds}
     kinds = {names.get(name, "") for name in _PLACEHOLDER.findall(prompt)} | {s.kind for s in find(prompt)}
     if not kinds:
         return past
-    action = max((policy.action(kind, past.caller) for kind in kinds), key=STRICTNESS.index)
+    action = max((policy.action(kind, past.caller, known=known) for kind in kinds), key=STRICTNESS.index)
     return replace(past, asked={**past.asked, "policy": action})
 
 

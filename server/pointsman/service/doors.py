@@ -102,12 +102,15 @@ class Doors:
             let_in.reset(entered)
             self._inside[caller.name] -= 1
 
-    async def counted(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    async def counted(
+        self, events: AsyncGenerator[Event, None], prompt_tokens: int
+    ) -> AsyncGenerator[Event, None]:
         """Yield events; their tokens count for the caller, read or not.
 
-        Of an answer that is given up or fails, each piece counts as one: nobody tells its tokens.
+        Of an answer that is given up or fails, each piece counts as one, and the prompt as `prompt_tokens`, an
+        estimate: nobody tells its tokens.
         """
-        pieces = 0
+        pieces = prompt_tokens
         try:
             async for event in events:
                 if isinstance(event, Token):

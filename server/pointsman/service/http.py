@@ -172,7 +172,8 @@ class HttpServer:
 
     async def _answer(self, call: "_Call", asked: Asked) -> None:
         answers = self._answers.generate(asked.request)
-        async with aclosing(answers), aclosing(self._doors.counted(answers)) as counted:
+        tokens = asked.request.tokens
+        async with aclosing(answers), aclosing(self._doors.counted(answers, tokens)) as counted:
             first = await anext(counted)
             assert isinstance(first, Routed)  # noqa: S101 - the decision comes first
             reply = Reply(call.request_id, first.decision)

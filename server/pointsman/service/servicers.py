@@ -37,8 +37,9 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.GenerateRequest, context: Any
     ) -> AsyncGenerator[router_pb2.GenerateResponse, None]:
         """Decide and answer."""
-        answers = self._answers.generate(self._asked(request, context))
-        async with aclosing(answers), aclosing(self._doors.counted(answers)) as events:
+        asked = self._asked(request, context)
+        answers = self._answers.generate(asked)
+        async with aclosing(answers), aclosing(self._doors.counted(answers, asked.tokens)) as events:
             async for event in events:
                 yield event_message(event)
 

@@ -51,11 +51,15 @@ class Chain:
     """Certificate, key and client CAs of a listener of Python's own TLS, taken up again when they are replaced."""
 
     def __init__(self, context: ssl.SSLContext, settings: Tls) -> None:
-        """Watch the files that a context was loaded from."""
+        """Watch the files that a context was loaded from. Where client certificates are asked for, from TLS 1.3 on."""
         self._chain = (settings.certificate, settings.key)
         self._client_ca = settings.client_ca if context.verify_mode is ssl.CERT_REQUIRED else None
         self._signatures = self._look()
-        self._shown = context
+        self._shown = self._load()
+        if self._client_ca is not None:
+            # A session that is resumed shows no certificate again: nobody would ask the CAs of today.
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            context.num_tickets = 0
         context.sni_callback = self._show  # called at every connection, whether it names a server or not
 
     async def watch(self, stop: asyncio.Event) -> None:

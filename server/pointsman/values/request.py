@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from pointsman.values.policy import NOTHING_FOUND, Screening
 
+_BYTES_PER_TOKEN = 4
+
 
 class Role(StrEnum):
     """Who said a message; the values are those of the chat-completions API."""
@@ -80,6 +82,13 @@ class Request:
     hold_all: bool = False
     traceparent: str = ""
     screening: Screening = NOTHING_FOUND
+
+    @property
+    def tokens(self) -> int:
+        """About how many the whole conversation has: its size in UTF-8, divided by 4."""
+        return -(
+            -sum(len(m.content.encode("utf-8", "surrogatepass")) for m in self.messages) // _BYTES_PER_TOKEN
+        )
 
     @property
     def prompt(self) -> str:
