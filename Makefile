@@ -3,6 +3,7 @@ SERVE := .venv
 DEV := .venv-dev
 PEERS := .venv-peers
 DATA ?= ../shared/data
+KEPT_OUT := .kept-out
 PIP_FLAGS := --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: serve test lint stubs schema constraints bench clean help
@@ -52,9 +53,13 @@ bench: $(DEV)/installed $(PEERS)/installed
 	$(DEV)/bin/python benchmarks/promise.py --data $(DATA) --out benchmarks/results/promise.md
 	$(DEV)/bin/python benchmarks/conversations.py --data $(DATA) --out benchmarks/results/conversations.md
 	$(DEV)/bin/python benchmarks/difficulty.py --data $(DATA) --out benchmarks/results/difficulty.md
-	$(DEV)/bin/python benchmarks/encoder.py
+	$(DEV)/bin/python benchmarks/encoder.py --out benchmarks/results/encoder.md
 	$(DEV)/bin/python benchmarks/route.py --data $(DATA)
 	$(DEV)/bin/python benchmarks/generate.py
+	$(DEV)/bin/python benchmarks/adapters.py
+	$(DEV)/bin/python benchmarks/keep_out.py --data $(DATA)/train --out $(KEPT_OUT)
+	$(DEV)/bin/python benchmarks/cascade.py --data $(DATA)/train --validation $(KEPT_OUT)/validation --names support slots
+	$(DEV)/bin/python benchmarks/cascade.py --data $(DATA)/train --validation $(KEPT_OUT)/validation --names sql --out benchmarks/results/cascade_sql.md
 	$(DEV)/bin/python benchmarks/policy.py
 	$(DEV)/bin/python benchmarks/ledger.py
 	$(DEV)/bin/python benchmarks/ledger_report.py
@@ -80,4 +85,4 @@ $(DEV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(SERVE) $(DEV)
+	rm -rf $(SERVE) $(DEV) $(PEERS) $(KEPT_OUT)

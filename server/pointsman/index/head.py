@@ -1,7 +1,8 @@
 """The second head: a linear classifier whose logits join the class scores where cross-fitting says they help.
 
 Source: multinomial logistic regression (scikit-learn, L-BFGS). Strength and weight were chosen on the
-validation split of CLINC150 and on a training hold-out of BANKING77.
+validation split of CLINC150 and by cross-validation on the training split of BANKING77, in full and with 10
+exemplars an intent.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from pointsman.embedding.encoder import Rows
 
-_STRENGTH = 100.0
+_STRENGTH = 300_000.0
+_GREATEST_STRENGTH = 100.0
+"""C is the one over the number of exemplars, at most the other: each exemplar counts the less, the more there are."""
 _WEIGHT = np.float32(0.1)
 """Of a logit beside a class score, which lies in [-1, 1]."""
 _ITERATIONS = 500
@@ -37,7 +40,8 @@ def fit_head(x: Rows, labels: NDArray[np.int64], classes: int) -> Head | None:
         return None
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=_STRENGTH, max_iter=_ITERATIONS).fit(x, labels)
+    strength = min(_GREATEST_STRENGTH, _STRENGTH / len(x))
+    model = LogisticRegression(C=strength, max_iter=_ITERATIONS).fit(x, labels)
     weights, bias = model.coef_.T, model.intercept_  # (d, C), (C,); one column for two classes
     if classes == 2:
         weights, bias = np.hstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
