@@ -1,6 +1,8 @@
 """Which adapters an engine holds: least recently used, checked before they serve, changed under load."""
 
 import asyncio
+import contextlib
+import itertools
 import os
 import signal
 import time
@@ -166,7 +168,11 @@ async def test_a_registration_neither_drops_nor_stalls_a_stream_that_runs(
         last = await stream
         assert last.WhichOneof("event") == "done"
         meanwhile = [t for t in times if begun < t < ended]
-        assert len(meanwhile) > 5  # it went on while the other engine loaded
+        assert (
+            len(meanwhile) > 5
+        )  # it went on while the other engine loaded, and stood still at no time of it
+        moments = [begun, *meanwhile, ended]
+        assert max(b - a for a, b in itertools.pairwise(moments)) < (ended - begun) / 2
 
 
 async def test_an_engine_killed_within_a_switch_leaves_one_that_answers(site: Site, base_model: Path) -> None:
@@ -182,6 +188,36 @@ async def test_an_engine_killed_within_a_switch_leaves_one_that_answers(site: Si
         assert await _say(server, "new")
         assert await _say(server, "red")
         assert len(server.core.engines.engines) == 1
+
+
+async def test_an_engine_killed_while_it_loads_leaves_the_one_before_it_at_work(
+    site: Site, base_model: Path
+) -> None:
+    _fill(site, base_model, "red")
+    sha256 = write_adapter(site.specialists / "new.gguf", base_model, seed=9)
+    async with running(site.settings()) as server:
+        serves = server.engine.pid
+        said = await _say(server, "red")
+        registering = asyncio.ensure_future(
+            server.client.catalog.RegisterSpecialist(_message("new", sha256, "new.gguf"))
+        )
+        await until(lambda: bool(_children() - {serves}))
+        (loads,) = _children() - {serves}
+        os.kill(loads, signal.SIGKILL)
+        assert await _say(server, "red") == said  # while the next one is started again, or given up
+        with contextlib.suppress(grpc.aio.AioRpcError):  # either is an answer; neither takes anything away
+            await registering
+            assert await _say(server, "new")
+        assert await _say(server, "red") == said
+        assert len(server.core.engines.engines) == 1
+
+
+def _children() -> set[int]:
+    """Return the processes that this one started, zombies left out."""
+    found = {
+        int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()
+    }
+    return {pid for pid in found if ") Z " not in Path(f"/proc/{pid}/stat").read_text()}
 
 
 async def test_a_base_replaced_on_disk_is_not_loaded_and_what_runs_goes_on(

@@ -12,11 +12,12 @@ from builders import clustered_rows, make_specialist, normalised, unit_rows
 from pointsman.artifacts.bundle_file import read_bundle_file, write_bundle_file
 from pointsman.decision.calibrate import calibrate
 from pointsman.errors import ArtifactError, PreconditionError
-from pointsman.host.bundles import activate, previous, roll_back
+from pointsman.host.bundles import activate, open_bundle, previous, roll_back
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.router.bundle import EncoderId, encoder_of, matcher_of, members_of
 from pointsman.router.leaning import fit_leaning
 from pointsman.router.snapshot import Matcher, exemplars_of, scorer_of
+from pointsman.settings import Settings
 from pointsman.values.catalog import Bounds, Catalog, Intent, Rule
 
 ENCODER = EncoderId("some-model", "e" * 64)
@@ -83,6 +84,12 @@ def test_a_bundle_routes_exactly_as_what_it_was_made_of(tmp_path, second_head):
 
 def test_a_bundle_says_which_encoder_it_needs(bundle):
     assert encoder_of(read_bundle_file(bundle).members) == ENCODER
+
+
+def test_a_bundle_of_an_encoder_that_is_not_there_is_refused(bundle):
+    with pytest.raises(ArtifactError, match=r"made with encoder some-model \(e{12}\), but .* is configured"):
+        open_bundle(bundle, Settings(), "f" * 64)
+    assert open_bundle(bundle, Settings(), ENCODER.hash).encoder == ENCODER
 
 
 def test_the_same_content_is_the_same_bytes(tmp_path):
