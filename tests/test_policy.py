@@ -305,6 +305,8 @@ def test_redaction_takes_every_span_out_and_can_be_undone(text: str, places: lis
 def test_what_is_stored_is_redacted_whatever_may_leave(everything: Detector) -> None:
     here = gate(everything, {"email": Action.STAY_LOCAL, "iban": Action.REDACT, "phone": Action.ALLOW})
     assert here.redacted(f"a@acme-corp.com, {IBAN}") == "[EMAIL_1], [IBAN_1]"
+    both = here.redacted_together(("from ann@acme-corp.com to bob@acme-corp.com", "bob@acme-corp.com"))
+    assert both == ("from [EMAIL_1] to [EMAIL_2]", "[EMAIL_2]")  # or an answer would name another one
 
 
 WRONG = {

@@ -60,10 +60,13 @@ def audit_traffic(
     if read.bad > len(read.problems):
         print(f"left out: {read.bad - len(read.problems)} lines more", file=sys.stderr)
     # Before anything is made of them: names and examples are their texts.
-    redacted = PolicySource(settings.paths.policy, settings.paths.cache / "secret-rules").gate.redacted
+    redacted = PolicySource(
+        settings.paths.policy, settings.paths.cache / "secret-rules"
+    ).gate.redacted_together
     calls = [
-        replace(call, prompt=redacted(call.prompt), answer=redacted(call.answer), model=model or call.model)
+        replace(call, prompt=prompt, answer=answer, model=model or call.model)
         for call in read.calls
+        for prompt, answer in [redacted((call.prompt, call.answer))]
     ]
     with open_workbench(settings) as bench:
         rows = bench.embed([call.prompt for call in calls])

@@ -37,7 +37,7 @@ def export(
 
     paths, settings = (loaded := load(config)).paths, loaded.ledger
     # Texts were redacted when they were stored; the policy may say more by now.
-    redacted = PolicySource(paths.policy, paths.cache / "secret-rules").gate.redacted
+    redacted = PolicySource(paths.policy, paths.cache / "secret-rules").gate.redacted_together
     url, begin = settings.url.get_secret_value(), datetime.now(UTC) - span_of(since)
     advice = "" if settings.text else "; ledger.text is off, so no prompts are kept"
     if kind != "pairs":
@@ -45,7 +45,11 @@ def export(
         if not rows:
             message = f"no answers that were compared with the cloud's since {begin:%Y-%m-%d}{advice}"
             raise ConfigError(message + ("" if advice else "; see shadow.share"))
-        texts = [{k: redacted(row[k]) for k in ("prompt", "text", "answer") if k in row} for row in rows]
+        named = [[k for k in ("prompt", "text", "answer") if k in row] for row in rows]
+        texts = [
+            dict(zip(names, redacted([row[k] for k in names]), strict=True))
+            for names, row in zip(named, rows, strict=True)
+        ]
         write_rows(out / f"{kind}.jsonl", [row | text for row, text in zip(rows, texts, strict=True)])
         print(f"{len(rows)} lines to {out / f'{kind}.jsonl'}")
         return

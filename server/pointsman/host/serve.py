@@ -233,7 +233,7 @@ async def serve(
 
 
 def _books(settings: Settings, policy: PolicySource) -> "tuple[LedgerWriter | None, Telemetry | None]":
-    ledger = LedgerWriter(settings.ledger, policy.gate.redacted) if settings.ledger.enabled else None
+    ledger = LedgerWriter(settings.ledger, policy.gate.redacted_together) if settings.ledger.enabled else None
     return ledger, _telemetry(settings.telemetry)
 
 

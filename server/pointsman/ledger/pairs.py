@@ -1,6 +1,6 @@
 """Accepted answers of the ledger to examples for `pointsman train`: newer ones judge what older ones taught."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -33,7 +33,7 @@ def pairs_of(
     since: datetime,
     specialist: str = "",
     test_share: float = 0.2,
-    redact: Callable[[str], str] = str,
+    redact: Callable[[Sequence[str]], Sequence[str]] = tuple,
 ) -> Pairs:
     """Return the pairs of a ledger that keeps text, redacted by the policy of its time, and by `redact`.
 
@@ -46,7 +46,7 @@ def pairs_of(
     with reading(url) as connection:
         found = list(_accepted(connection, since.timestamp(), specialist))
     once: dict[str, Pair] = {}
-    for pair in (Pair(redact(pair.user), redact(pair.answer)) for pair in found):
+    for pair in (Pair(*redact((pair.user, pair.answer))) for pair in found):
         once[" ".join(pair.user.split()).casefold()] = pair  # a key keeps the place where it came first
     kept = list(once.values())
     split = len(kept) - round(len(kept) * test_share)

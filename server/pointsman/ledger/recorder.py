@@ -1,7 +1,7 @@
 """Router and generator as the service sees them, with every request noted on its way out."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from pointsman.ledger.auditor import Auditor
 from pointsman.ledger.entries import Story, failed_as, outcome_of
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.shortfalls import FINE, Shortfalls
-from pointsman.ledger.writer import LedgerWriter, Redact
+from pointsman.ledger.writer import LedgerWriter
 from pointsman.router.router import Router
 from pointsman.sections import Cascade as CascadeSettings
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
@@ -48,7 +48,7 @@ class Recorder:
         generator: Generator,
         metrics: Metrics,
         *,
-        log_prompts: Redact | None = None,
+        log_prompts: Callable[[str, str], str] | None = None,
         cascade: CascadeSettings = CascadeSettings(),  # noqa: B008 - frozen
         auditor: Auditor | None = None,
         ledger: LedgerWriter | None = None,

@@ -7,7 +7,7 @@ What may be lost: the entries of the last `flush_s` and of the batch at work whe
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from pointsman.values.ledger import Comparison, Entry, Feedback
 
 _log = structlog.get_logger()
 
-Redact = Callable[[str, str], str]
+Redact = Callable[[Sequence[str], str], Sequence[str]]
 """A text and its caller's name to the text that may be stored."""
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Entry, Comparison)}
 _UNFIT = (DataError, ValueError)
@@ -42,10 +42,10 @@ _BACK_S = 10.0
 class LedgerWriter:
     """Writes entries in batches, and lets old ones go."""
 
-    def __init__(self, settings: LedgerSettings, redact: Redact = lambda text, _: text) -> None:
+    def __init__(self, settings: LedgerSettings, redact: Redact = lambda texts, _: texts) -> None:
         """Start the thread, which opens the database; one that cannot be opened is tried again and again.
 
-        redact: makes texts of a caller fit to be stored; it is called on threads
+        redact: makes texts of one request of a caller fit to be stored; it is called on threads
 
         Raises:
             ConfigError: the URL cannot be one.
@@ -87,7 +87,7 @@ class LedgerWriter:
             BackendDownError: the database cannot be reached.
 
         """
-        answer, comment = (self._redact(text, said.caller) for text in (said.answer, said.comment))
+        answer, comment = self._redact((said.answer, said.comment), said.caller)
         redacted = replace(said, answer=answer, comment=comment)
         asked = (said.request_id, said.caller)
         waits = any((entry.request_id, entry.caller) == asked for entry in tuple(self._waiting))
@@ -194,9 +194,8 @@ class LedgerWriter:
 
     def _row(self, entry: Entry | Comparison) -> _Row:
         row = {field: getattr(entry, field) for field in _FIELDS[type(entry)]}
-        for name in ("prompt", "answer"):
-            if row.get(name) is not None:
-                row[name] = self._redact(row[name], entry.caller)
+        texts = {name: row[name] for name in ("prompt", "answer") if row.get(name) is not None}
+        row |= zip(texts, self._redact(tuple(texts.values()), entry.caller), strict=True)
         return (requests if isinstance(entry, Entry) else comparisons), row
 
     def _tidy(self) -> None:

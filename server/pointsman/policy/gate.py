@@ -104,17 +104,26 @@ class Gate:
 
     def redacted(self, text: str, caller: str = "") -> str:
         """Return a text as it may be stored: everything that the policy is about replaced."""
+        return self.redacted_together((text,), caller)[0]
+
+    def redacted_together(self, texts: Sequence[str], caller: str = "") -> tuple[str, ...]:
+        """Return texts as they may be stored; the same original gets the same placeholder in all of them."""
         if self._detector is None:
-            return text
-        try:
-            spans = self._detector.find(text)
-        except Exception:  # noqa: BLE001 - whatever fails, nothing is stored
-            return ""
+            return tuple(texts)
         known = self._known()
-        kept = [
-            span for span in spans if self._policy.action(span.kind, caller, known=known) is not Action.ALLOW
-        ]
-        return redact((Message(Role.USER, text),), (tuple(kept),))[0][0].content
+        messages, spans = [], []
+        for text in texts:
+            try:
+                found = self._detector.find(text)
+            except Exception:  # noqa: BLE001 - whatever fails, nothing is stored
+                text, found = "", ()  # noqa: PLW2901
+            messages.append(Message(Role.USER, text))
+            spans.append(
+                tuple(
+                    s for s in found if self._policy.action(s.kind, caller, known=known) is not Action.ALLOW
+                )
+            )
+        return tuple(message.content for message in redact(tuple(messages), spans)[0])
 
     async def _read(self, messages: Sequence[Message], caller: str) -> "_Read":
         policy, detector, known = self._policy, self._detector, self._known()
