@@ -181,6 +181,31 @@ async def test_each_time_that_the_cloud_is_asked_again_is_a_record_of_what_leave
     assert [record["bytes"] for record in records if record["kind"] == "egress"] == sent
 
 
+async def test_where_the_record_of_another_try_cannot_be_written_there_is_none(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.fill()
+    with Cloud(500, "ok") as cloud:
+        settings = site.settings(
+            cloud=cloud.settings | {"max_retries": 1}, audit={"folder": site.root / "audit"}
+        )
+        async with running(settings, engines=False) as server:
+            log = server.core.auditor._log
+            assert log is not None
+            append = log.append
+
+            def failing(kind: str, request_id: str, **fields: object) -> object:
+                if kind == "egress" and cloud.requests:
+                    raise OSError(28, "No space left on device")
+                return append(kind, request_id, **fields)
+
+            monkeypatch.setattr(log, "append", failing)
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await collect(server.client.generate(OTHER))
+        assert len(cloud.requests) == 1
+    assert (raised.value.details() or "").startswith("the audit log cannot be written")
+
+
 def test_one_process_writes_to_a_folder(tmp_path: Path) -> None:
     log = AuditLog(tmp_path)
     with pytest.raises(ConfigError, match=r"another process writes to .*; give each a folder of its own"):

@@ -10,7 +10,7 @@ import httpx2
 import openai
 from openai.types.chat import ChatCompletionChunk
 
-from pointsman.errors import BackendDownError, InvalidRequestError, OverloadedError
+from pointsman.errors import BackendDownError, InvalidRequestError, OverloadedError, PointsmanError
 from pointsman.generation.backend import Question, Stream
 from pointsman.values.events import Finished, FinishReason, Token, Usage
 
@@ -130,6 +130,8 @@ class ChatClient:
         return arguments
 
     def _translate(self, error: openai.APIError) -> Exception:
+        if isinstance(error.__cause__, PointsmanError):  # ours, of what is done before a request
+            return error.__cause__
         if isinstance(error, openai.APITimeoutError):
             return BackendDownError(f"{self._name} did not answer in time", retry_after_s=_DEFAULT_RETRY_S)
         if isinstance(error, openai.APIConnectionError):
