@@ -198,6 +198,36 @@ def test_another_policy_is_applied_to_prompts_as_they_were_stored(
     assert flips
 
 
+@pytest.mark.parametrize(
+    ("prompt", "known", "action"),
+    [
+        (
+            "write a sonnet",
+            True,
+            "stay_local",
+        ),  # the policy of its time found nothing in it: in an earlier turn
+        ("write a [POEM_1]", True, "redact"),
+        ("prove the Riemann hypothesis", True, "stay_local"),
+        ("and by tomorrow", True, "stay_local"),
+        ("write a [MATHS_1]", True, "allow"),
+        ("write a [MATHS_1]", False, "refuse"),  # a name that anybody may say loosens nothing
+    ],
+)
+def test_what_an_earlier_turn_held_is_not_forgotten(
+    site: Site, prompt: str, known: bool, action: str
+) -> None:
+    path = site.root / "policy.yaml"
+    overrides = "callers:\n  - caller: crm\n    actions: {maths: allow}\n"
+    path.write_text(POLICY.format(poem="redact", maths="refuse").replace("Riemann", "lemma") + overrides)
+    policy = read_policy(path)
+    past = Past(
+        "r", "crm", "route", "ok", "local", "general", "", "", "", "local_only", None, None, None, None, "", "", None,
+        None, None, None, "", {"policy": "stay_local"}, prompt, None,
+    )  # fmt: skip
+    found = rescreened(past, policy, Detector(policy, site.root / "rules").find, known=known)
+    assert found.asked["policy"] == action
+
+
 def test_other_exemplars_are_judged_by_the_prompts_that_the_ledger_has(site: Site) -> None:
     before = asyncio.run(decisions_of(configured(site.fill()), keep=True))
     write_specialist(site.specialists, "poet")

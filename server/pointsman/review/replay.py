@@ -111,15 +111,19 @@ def went_to(past: Past) -> str:
 def rescreened(past: Past, policy: Policy, find: Find, *, known: bool = True) -> Past:
     """Return a past decision with what another policy says of its prompt, as the ledger has it.
 
-    What the policy of its time named stands there as placeholders. The turns before it are not there: where the
-    prompt itself holds nothing, what was said then holds. known: whether callers show who they are
+    What the policy of its time named stands there as placeholders. The turns before it are not there: where it
+    named nothing in the prompt, what it said then holds at least. known: whether callers show who they are
     """
     prompt = past.prompt or ""
     names = {kind.upper(): kind for kind in policy.kinds}
-    kinds = {names.get(name, "") for name in _PLACEHOLDER.findall(prompt)} | {s.kind for s in find(prompt)}
+    stored = {names.get(name, "") for name in _PLACEHOLDER.findall(prompt)}
+    kinds = stored | {span.kind for span in find(prompt)}
     if not kinds:
         return past
-    action = max((policy.action(kind, past.caller, known=known) for kind in kinds), key=STRICTNESS.index)
+    actions = [policy.action(kind, past.caller, known=known) for kind in kinds]
+    if not stored:  # what the policy of its time said was then of an earlier turn
+        actions.append(Action(past.asked.get("policy", Action.ALLOW)))
+    action = max(actions, key=STRICTNESS.index)
     return replace(past, asked={**past.asked, "policy": action})
 
 
