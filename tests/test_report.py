@@ -158,11 +158,14 @@ def test_what_got_worse_of_late_is_told(tmp_path: Path) -> None:
     for i in (310, 320, 330):
         entries[i] = replace(entries[i], outcome="flagged")
     fields = [
-        compared(i, agrees=back > 0 or i % 2 == 0, method="fields", time=(WEDNESDAY - timedelta(weeks=back)).timestamp())
+        compared(
+            i, agrees=back > 0 or i % 2 == 0, method="fields", request_id=f"w{back}-{i}",
+            time=(WEDNESDAY - timedelta(weeks=back)).timestamp(),
+        )
         for back in (1, 0)
         for i in range(60)
     ]  # fmt: skip
-    other = compared(1, agrees=False, method="judge", time=WEDNESDAY.timestamp())
+    other = compared(1, agrees=False, method="judge", request_id="w0-1", time=WEDNESDAY.timestamp())
     rejected = tuple(Feedback(f"w0-{i}", "shop", accepted=False) for i in range(40, 60))
     url = written(tmp_path, *entries, *fields, other, ratings=rejected)
     found = report_of(url, WEDNESDAY - timedelta(days=40), PRICES, "big")
