@@ -45,12 +45,10 @@ def export(
         if not rows:
             message = f"no answers that were compared with the cloud's since {begin:%Y-%m-%d}{advice}"
             raise ConfigError(message + ("" if advice else "; see shadow.share"))
-        named = [[k for k in ("prompt", "text", "answer") if k in row] for row in rows]
-        texts = [
-            dict(zip(names, redacted([row[k] for k in names]), strict=True))
-            for names, row in zip(named, rows, strict=True)
-        ]
-        write_rows(out / f"{kind}.jsonl", [row | text for row, text in zip(rows, texts, strict=True)])
+        for row in rows:
+            texts = {name: row[name] for name in ("prompt", "text", "answer") if name in row}
+            row |= zip(texts, redacted(tuple(texts.values())), strict=True)  # noqa: PLW2901 - in place
+        write_rows(out / f"{kind}.jsonl", rows)
         print(f"{len(rows)} lines to {out / f'{kind}.jsonl'}")
         return
     pairs = pairs_of(url, begin, specialist, test_share, redacted)

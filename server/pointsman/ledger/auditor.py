@@ -13,7 +13,7 @@ from pointsman.errors import BackendDownError
 from pointsman.ledger.audit import AuditLog
 from pointsman.values.decision import Decision
 from pointsman.values.policy import Screening
-from pointsman.values.request import Message, Request
+from pointsman.values.request import Message, Request, size_of
 
 _log = structlog.get_logger()
 _MOST_LISTED = 1000
@@ -41,8 +41,12 @@ class Auditor:
         """
         if self._log is None:
             return
-        size = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages)
-        fields = {"caller": request.caller, "model": model, "bytes": size, "redacted": _listed(found)}
+        fields = {
+            "caller": request.caller,
+            "model": model,
+            "bytes": size_of(messages),
+            "redacted": _listed(found),
+        }
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._thread, self._append, "egress", request.request_id, fields)

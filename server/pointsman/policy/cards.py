@@ -55,11 +55,11 @@ def _card_from(text: str, groups: Sequence[tuple[int, int]], first: int) -> int 
 
 
 def _is_card(digits: str) -> bool:
+    if not _LEAST <= len(digits) <= _MOST:
+        return False
     from pydantic_core import PydanticCustomError
     from pydantic_extra_types.payment import PaymentCardBrand, PaymentCardNumber
 
-    if not _LEAST <= len(digits) <= _MOST:
-        return False
     try:
         brand = PaymentCardNumber(digits).brand
     except PydanticCustomError:

@@ -5,10 +5,6 @@ from dataclasses import dataclass
 from pointsman.values.catalog import Rule
 from pointsman.values.request import Request
 
-_BYTES_PER_TOKEN = 4
-"""A usual estimate for English; text in other scripts has more tokens than it says. The encoder is not asked:
-it reads the start of the last message only, and rules come before it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:

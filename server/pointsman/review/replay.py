@@ -20,12 +20,11 @@ from pointsman.values.decision import Evidence, Reason
 from pointsman.values.ledger import Past
 from pointsman.values.policy import STRICTNESS, Action, Policy, Screening, Span
 from pointsman.values.price import PriceList
-from pointsman.values.request import Constraints, Message, Request, Role, Tier
+from pointsman.values.request import BYTES_PER_TOKEN, Constraints, Message, Request, Role, Tier
 
 LEAST = 20
 """Past answers from which a rate is taken."""
 _SEED = 0
-_BYTES_PER_TOKEN = 4
 
 _PLACEHOLDER = re.compile(r"\[([A-Z][A-Z0-9_]*)_\d+\]")
 
@@ -213,7 +212,7 @@ def _request(past: Past) -> Request:
         local_only=bool(asked.get("local_only")) or stays,
         output_tokens=asked.get("output_tokens", 0),
     )
-    filler = Message(Role.USER, "x" * (_BYTES_PER_TOKEN * asked.get("tokens", 0)))
+    filler = Message(Role.USER, "x" * (BYTES_PER_TOKEN * asked.get("tokens", 0)))
     screening = Screening(Action(asked.get("policy", Action.ALLOW)))
     return Request(
         (filler,), constraints, caller=past.caller, budget_s=asked.get("budget_s"), screening=screening

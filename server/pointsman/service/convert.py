@@ -10,7 +10,7 @@ from pointsman.values.catalog import CALLER, IDENTIFIER
 from pointsman.values.decision import Decision, Hardness, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Event, FinishReason, Token
 from pointsman.values.ledger import Feedback
-from pointsman.values.request import Constraints, Message, Request, Role, Sampling, Tier
+from pointsman.values.request import Constraints, Message, Request, Role, Sampling, Tier, size_of
 
 _ROLES = {pb.ROLE_SYSTEM: Role.SYSTEM, pb.ROLE_USER: Role.USER, pb.ROLE_ASSISTANT: Role.ASSISTANT}
 TIERS = {Tier.LOCAL: pb.TIER_LOCAL, Tier.MID: pb.TIER_MID, Tier.CLOUD: pb.TIER_CLOUD}
@@ -112,7 +112,7 @@ def check_messages(messages: Sequence[Message], limits: Limits) -> None:
 
     """
     check_count(len(messages), limits)
-    size = sum(len(m.content.encode("utf-8", "surrogatepass")) for m in messages)
+    size = size_of(messages)
     if size > limits.prompt_bytes:
         text = (
             f"the conversation is {size} bytes; the limit is {limits.prompt_bytes} (server.max_prompt_bytes)"

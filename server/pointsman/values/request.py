@@ -1,11 +1,14 @@
 """What a caller asks, as values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pointsman.values.policy import NOTHING_FOUND, Screening
 
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
+"""A usual estimate for English; text in other scripts has more tokens than it says. The encoder is not asked:
+it reads the start of the last message only, and rules come before it."""
 
 
 class Role(StrEnum):
@@ -58,6 +61,11 @@ class Sampling:
     logprobs: bool = False
 
 
+def size_of(messages: Sequence[Message]) -> int:
+    """Return the bytes of messages in UTF-8."""
+    return sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A checked request: at least one message, the last one from the user and not empty.
@@ -86,9 +94,7 @@ class Request:
     @property
     def tokens(self) -> int:
         """About how many the whole conversation has: its size in UTF-8, divided by 4."""
-        return -(
-            -sum(len(m.content.encode("utf-8", "surrogatepass")) for m in self.messages) // _BYTES_PER_TOKEN
-        )
+        return -(-size_of(self.messages) // BYTES_PER_TOKEN)
 
     @property
     def prompt(self) -> str:
