@@ -25,7 +25,14 @@ from pointsman.artifacts.uri import Sources
 from pointsman.catalog.callers_file import read_callers
 from pointsman.cli.app import app
 from pointsman.client import Access, AsyncClient
-from pointsman.errors import CatalogError, ConfigError, ForbiddenError, QuotaError, UnauthenticatedError
+from pointsman.errors import (
+    CatalogError,
+    ConfigError,
+    ForbiddenError,
+    OverloadedError,
+    QuotaError,
+    UnauthenticatedError,
+)
 from pointsman.host.known_callers import KnownCallers
 from pointsman.sections import Server, Tls
 from pointsman.service.doors import Doors, let_in
@@ -33,10 +40,17 @@ from pointsman.service.server import ensure_safe
 from pointsman.service.tls import Chain, credentials
 from pointsman.v1 import catalog_pb2
 from pointsman.values.caller import Caller, Role, Shown
-from pointsman.values.decision import RouteTimings
+from pointsman.values.decision import Decision, Evidence, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Event, FinishReason, GenerateTimings, Token, Usage
+from pointsman.values.request import Tier
 
 ASKS, OPERATES = frozenset({Role.CALLER}), frozenset({Role.OPERATOR})
+
+
+ROUTED = Routed(
+    Decision(Tier.LOCAL, "general", Reason.NO_CLOUD, "There is no cloud.", Evidence(), "v1", "m.gguf"),
+    RouteTimings(),
+)
 
 
 def hashed(token: str) -> str:
@@ -147,13 +161,14 @@ async def test_tokens_a_day_are_those_that_were_spent() -> None:
     doors = Doors([caller])
 
     async def answer(pieces: int, prompt_tokens: int) -> AsyncGenerator[Event, None]:
+        yield ROUTED
         for _ in range(pieces):
             yield Token("x", None)
         yield Done(FinishReason.STOP, Usage(prompt_tokens, pieces), GenerateTimings(RouteTimings()))
 
     async def read(pieces: int, prompt_tokens: int, most: int) -> int:
         async with aclosing(doors.counted(answer(pieces, prompt_tokens), estimate)) as events:
-            for _ in range(most):
+            for _ in range(1 + most):
                 await anext(events)
         return doors._budgets.get_window_stats(RateLimitItemPerDay(100), "a").remaining
 
@@ -167,6 +182,27 @@ async def test_tokens_a_day_are_those_that_were_spent() -> None:
     with pytest.raises(QuotaError, match="100 tokens a day") as caught, doors.enter(caller, Role.CALLER):
         pass
     assert 0 < caught.value.retry_after_s <= 86_400
+
+
+async def test_what_is_refused_costs_no_tokens() -> None:
+    caller = Caller("a", ASKS, (hashed("t"),), tokens_per_day=100)
+    doors = Doors([caller])
+
+    async def answer(*told: Event) -> AsyncGenerator[Event, None]:
+        for event in told:
+            yield event
+        raise OverloadedError("the queue is full", 1)
+
+    async def left_after(*told: Event) -> int:
+        with doors.enter(caller, Role.CALLER), pytest.raises(OverloadedError):
+            async with aclosing(doors.counted(answer(*told), 40)) as events:
+                async for _ in events:
+                    pass
+        return doors._budgets.get_window_stats(RateLimitItemPerDay(100), "a").remaining
+
+    assert await left_after() == 100  # by the policy, before there is a route
+    assert await left_after(ROUTED) == 100
+    assert await left_after(ROUTED, Token("x")) == 59
 
 
 # The file

@@ -83,6 +83,20 @@ def test_accepted_and_corrected_answers_are_examples_once_each_newer_ones_for_ju
     assert found.repeated == 1
 
 
+def test_a_correction_is_left_out_whose_placeholder_may_stand_for_another_than_in_its_prompt(
+    tmp_path: Path,
+) -> None:
+    rows: list[tuple[str, str, bool | None, str]] = [
+        ("write to [EMAIL_1]", "bad", False, "[EMAIL_1] was written to"),
+        ("write to [EMAIL_1] now", "[EMAIL_1] was written to", True, ""),
+        ("write to [EMAIL_1] soon", "bad", False, "ask [EMAIL_2] or [PHONE_1]"),
+        ("write to shop", "bad", False, "[EMAIL_1] was written to"),
+    ]
+    found = pairs_of(written(tmp_path, rows), datetime_days_ago(1), test_share=0)
+    assert [pair.user for pair in found.train] == [rows[i][0] for i in (1, 2, 3)]
+    assert found.unclear == 1
+
+
 def test_one_specialist_may_be_asked_for(tmp_path: Path) -> None:
     url = written(tmp_path, [(f"prompt {i}", "a", True, "") for i in range(4)])
     assert [pair.user for pair in pairs_of(url, datetime_days_ago(1), "s1", 0.0).train] == [

@@ -59,4 +59,9 @@ def export(
     print(
         f"{len(pairs.train)} examples to {out / 'train.jsonl'}, {len(pairs.test)} newer ones to {out / 'test.jsonl'}; "
         f"{pairs.repeated} asked again were left out"
+        + (
+            f", and {pairs.unclear} corrections with the same placeholder as their prompt"
+            if pairs.unclear
+            else ""
+        )
     )

@@ -5,7 +5,6 @@ rules and promises. Other exemplars need the prompt itself, and the encoder; no 
 """
 
 import random
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from pointsman.router.snapshot import Matcher, Snapshot
 from pointsman.values.catalog import CLOUD
 from pointsman.values.decision import Evidence, Reason
 from pointsman.values.ledger import Past
-from pointsman.values.policy import STRICTNESS, Action, Policy, Screening, Span
+from pointsman.values.policy import PLACEHOLDER, STRICTNESS, Action, Policy, Screening, Span
 from pointsman.values.price import PriceList
 from pointsman.values.request import BYTES_PER_TOKEN, Constraints, Message, Request, Role, Tier
 
@@ -26,7 +25,6 @@ LEAST = 20
 """Past answers from which a rate is taken."""
 _SEED = 0
 
-_PLACEHOLDER = re.compile(r"\[([A-Z][A-Z0-9_]*)_\d+\]")
 
 Embed = Callable[[Sequence[str]], Rows]
 Find = Callable[[str], Sequence[Span]]
@@ -115,7 +113,7 @@ def rescreened(past: Past, policy: Policy, find: Find, *, known: bool = True) ->
     """
     prompt = past.prompt or ""
     names = {kind.upper(): kind for kind in policy.kinds}
-    stored = {names.get(name, "") for name in _PLACEHOLDER.findall(prompt)}
+    stored = {names.get(name, "") for name in PLACEHOLDER.findall(prompt)}
     kinds = stored | {span.kind for span in find(prompt)}
     if not kinds:
         return past

@@ -14,6 +14,7 @@ from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
 from pointsman.errors import ForbiddenError, QuotaError, UnauthenticatedError
 from pointsman.values.caller import Caller, Role, Shown
+from pointsman.values.decision import Routed
 from pointsman.values.events import Done, Event, Token
 
 _CONCURRENT_RETRY_S = 1.0
@@ -107,20 +108,25 @@ class Doors:
     ) -> AsyncGenerator[Event, None]:
         """Yield events; their tokens count for the caller, read or not.
 
-        Of an answer that is given up or fails, each piece counts as one, and the prompt as `prompt_tokens`, an
-        estimate: nobody tells its tokens.
+        Of an answer that is given up once its route is known, or that fails once it has begun, each piece counts
+        as one, and the prompt as `prompt_tokens`, an estimate: nobody tells its tokens. What is refused costs
+        nothing.
         """
-        pieces = prompt_tokens
+        prompt = pieces = 0
         try:
             async for event in events:
-                if isinstance(event, Token):
+                if isinstance(event, Routed):
+                    prompt = prompt_tokens
+                elif isinstance(event, Token):
                     pieces += 1
                 elif isinstance(event, Done):
-                    pieces = 0
-                    self._spent(event.usage.prompt_tokens + event.usage.completion_tokens)
+                    prompt, pieces = event.usage.prompt_tokens, event.usage.completion_tokens
                 yield event
+        except Exception:
+            prompt = prompt if pieces else 0
+            raise
         finally:
-            self._spent(pieces)
+            self._spent(prompt + pieces)
 
     def _spent(self, tokens: int) -> None:
         caller = let_in.get()

@@ -1,5 +1,6 @@
 """What may leave, as values: what was found in a conversation, and what is to be done about it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,6 +9,9 @@ from types import MappingProxyType
 SECRET = "secret"  # noqa: S105 - the kind, not one
 UNREADABLE = "unreadable"
 """The kind of a message that detection failed on: nobody knows what it holds."""
+
+PLACEHOLDER = re.compile(r"\[([A-Z][A-Z0-9_]*)_[0-9]+\]")
+"""What stands for a span that was taken out of a text: its kind, in capitals, and a number."""
 
 
 class Action(StrEnum):
