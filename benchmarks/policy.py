@@ -21,6 +21,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -70,6 +71,11 @@ AROUND = (
     "Use {} for this.", "I was given {} yesterday; is that right?", "details: {}", "({})", '"{}"', "{}",
     "Could you check whether {} is the right one before we go on with the order for next week?",
 )  # fmt: skip
+BESIDE_CARD = (
+    "{} {mm}/{yy}", "{} exp {mm}/{yy} CVV {cvv}", "{} {mm}/{yy} {cvv}", "{} cvv {cvv}", "card {}, valid until {mm}-20{yy}, code {cvv}",
+    "{mm}/{yy} {}", "{}|{mm}|{yy}|{cvv}", "either {} or 4111 1111 1111 1111", "Ship to 10115 Berlin, pay with {} {cvv}",
+)  # fmt: skip
+"""What people write with a card: digits that may be taken for more of it."""
 PROMPTS = (
     "Compare the foreign policies of Bismarck and Metternich in an essay.", "Where is my parcel?",
     "I want my money back.", "Prove that there are infinitely many primes.", "How many users signed up last week?",
@@ -181,6 +187,14 @@ def negative(draw: random.Random) -> str:
     )
 
 
+def around(kind: str, value: str, draw: random.Random) -> str:
+    """Return a text that a value of a kind stands in."""
+    if kind == "payment_card" and draw.random() < 0.5:
+        expiry = {"mm": f"{draw.randrange(1, 13):02}", "yy": str(draw.randrange(26, 33))}
+        return draw.choice(BESIDE_CARD).format(value, **expiry, cvv=f"{draw.randrange(1000):03}")
+    return draw.choice(AROUND).format(value)
+
+
 def detection(detector: Detector, texts: int, seed: int) -> list[list[str]]:
     """Return a row a kind: recall over its own values, precision over those and harmless texts."""
     draw = random.Random(seed)
@@ -188,7 +202,7 @@ def detection(detector: Detector, texts: int, seed: int) -> list[list[str]]:
     for kind, make in values(seed).items():
         for _ in range(texts):
             value = make()
-            text = draw.choice(AROUND).format(value)
+            text = around(kind, value, draw)
             found = detector.find(text)
             start = text.index(value)
             total[kind] += 1
@@ -362,7 +376,7 @@ def conversations(count: int, seed: int):
         if i % 11:  # one in eleven is there to see that the cloud is reached at all
             kind, make = draw.choice(makers)
             value, at = make(), draw.randrange(turns)
-            texts[at] = f"{draw.choice(AROUND).format(value)} {texts[at]}"
+            texts[at] = f"{around(kind, value, draw)} {texts[at]}"
         yield (
             kind,
             value,
@@ -379,10 +393,17 @@ async def tiers_of(generator: Generator, request: Request) -> list[Tier]:
         return [event.decision.tier async for event in events if isinstance(event, Routed | Escalation)]
 
 
+def holds(body: str, value: str) -> bool:
+    """Return whether half of a value or more stands in a body, in one piece."""
+    half = max(6, -(-len(value) // 2))
+    pieces = (value[i : i + half] for i in range(max(1, len(value) - half + 1)))
+    return any(json.dumps(piece)[1:-1] in body for piece in pieces)
+
+
 async def egress(
-    policy: Policy, detector: Detector, count: int, scratch: Path, progress: Progress
+    what: str, policy: Policy, detector: Detector, count: int, scratch: Path, progress: Progress
 ) -> list[list[str]]:
-    """Return what happened to the conversations."""
+    """Return what happened to the conversations, with `what` as the first column."""
     seen = Counter()
     with cloud_on_loopback(0.1) as (url, bodies):
         cloud_settings = {"base_url": url, "model": "big", "max_retries": 1}
@@ -401,7 +422,7 @@ async def egress(
         everything = Shadow(share=1.0, per_minute=1_000_000, budget_per_day=1e6)
         shadows = Shadows(everything, cloud, worker.embed, beside, beside)
         generator = Generator(router, Failing(), cloud, settings.cascade, shadows=shadows)
-        task = progress.add_task("conversations", total=count)
+        task = progress.add_task(f"conversations: {what}", total=count)
         draw = random.Random(9)
         for kind, value, messages in conversations(count, 77):
             before, compared = len(bodies), len(beside.rows)
@@ -420,17 +441,18 @@ async def egress(
             seen["requests", label] += len(sent)
             seen["cloud", label] += Tier.CLOUD in tiers
             seen["compared", label] += len(beside.rows) - compared
-            seen["leaks", label] += bool(value) and any(json.dumps(value)[1:-1] in body for body in sent)
+            seen["leaks", label] += bool(value) and any(holds(body, value) for body in sent)
             progress.advance(task)
         await cloud.close()
         worker.close()
         builder.close()
     return [
         [
+            what,
             label,
             *(
-                f"{seen[what, label]:,}"
-                for what in ("conversations", "cloud", "compared", "requests", "bytes", "leaks")
+                f"{seen[counted, label]:,}"
+                for counted in ("conversations", "cloud", "compared", "requests", "bytes", "leaks")
             ),
         ]
         for label in ("detected", "not detected", "nothing sensitive")
@@ -466,24 +488,32 @@ def main() -> None:
                 ]
             )
         found = detection(detector, arguments.texts, 11)
-        left = asyncio.run(egress(policy, detector, arguments.conversations, scratch, progress))
+        redacting = replace(policy, actions=dict.fromkeys(KINDS, Action.REDACT))
+        left = [
+            row
+            for what, applied, count in (
+                ("stays local", policy, arguments.conversations),
+                ("redacted", redacting, arguments.conversations // 5),
+            )
+            for row in asyncio.run(egress(what, applied, detector, count, scratch, progress))
+        ]
     body = (
         f"{report.versions('pointsman', 'presidio-analyzer', 'kingfisher-secret-scanner', 'faker')}; all kinds of "
         f"pointsman that need no model, phone numbers of {', '.join(REGIONS)} and in international form.\n\n"
         f"## Detection\n\nRecall over {arguments.texts} values a kind, each in one of {len(AROUND)} texts; precision over "
         f"those and {arguments.texts * 10:,} harmless ones with {len(NEGATIVES)} kinds of hard negatives, and over those and "
         "the texts of all other kinds, many of which are numbers of the same form. The last columns count texts in which the "
-        "kind was reported and is not. `project` is a word list. Of Faker's payment cards, those that are not found are of "
-        "ranges that no issuer has.\n\n"
+        "kind was reported and is not. `project` is a word list. Half of the payment cards stand beside an expiry, a check "
+        "number or another card. Of Faker's, those that are not found are of ranges that no issuer has.\n\n"
         + report.table(
             ["kind", "values", "recall", "precision", "with other kinds", "in harmless texts", "in those of other kinds"],
             found,
         )
         + "\n\n## Cost\n\n"
         + report.table(["phone numbers in the form of", "p50 ms", "p99 ms"], costs)
-        + "\n\n## What left\n\nEvery kind stays local; cascade, fallback to and from the cloud, retries and shadow scoring "
+        + "\n\n## What left\n\nEvery kind stays local, then every kind is redacted; cascade, fallback to and from the cloud, retries and shadow scoring "
         "of every local answer are on, one cloud request in ten fails.\n\n"
-        + report.table(["", "conversations", "answered by the cloud", "compared with it", "requests to it", "bytes to it", "values in them"], left)
+        + report.table(["policy", "sensitive value", "conversations", "answered by the cloud", "compared with it", "requests to it", "bytes to it", "conversations with half of the value or more in them"], left)
     )  # fmt: skip
     report.write(
         arguments.out,
