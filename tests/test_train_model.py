@@ -301,9 +301,10 @@ async def test_a_dozen_examples_become_an_adapter_that_a_server_answers_with(
     site: Site, base_model: Path
 ) -> None:
     # 12 examples, one of them kept out: two steps.
-    result = await asyncio.to_thread(
-        _command, site, "--epochs", "1", "--batch", "6", "--rank", "4", "--threads", "1"
-    )
+    (site.specialists / "adapters").mkdir(parents=True)
+    (site.specialists / "adapters" / "capitals.gguf").write_bytes(b"an older one")
+    sizes = ("--epochs", "1", "--batch", "6", "--rank", "4", "--threads", "1")
+    result = await asyncio.to_thread(_command, site, *sizes, "--overwrite")
     await asyncio.to_thread(_check_what_is_written, site, base_model, result)
     site.fill()
     async with running(site.settings()) as server:
@@ -312,6 +313,17 @@ async def test_a_dozen_examples_become_an_adapter_that_a_server_answers_with(
         )
         assert text.strip()
         assert events[0].decision.specialist == "capitals"
+
+
+@pytest.mark.parametrize("there", ["capitals.gguf", "capitals.card.md"])
+def test_an_adapter_that_is_there_is_not_replaced_unasked(site: Site, there: str) -> None:
+    path = site.specialists / "adapters" / there
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"precious")
+    result = _command(site, "--threads", "1")
+    assert result.returncode == 2
+    assert f"{there}: exists already" in result.stderr
+    assert path.read_bytes() == b"precious"
 
 
 @pytest.mark.model

@@ -48,6 +48,9 @@ def train(
     drop_leaks: Annotated[
         bool, typer.Option("--drop-leaks", help="Leave out of the training what --eval asks too.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an adapter and a card of that name.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint.")] = False,
     config: Annotated[
         Path | None,
@@ -89,6 +92,7 @@ def train(
         out=out or settings.paths.specialists / "adapters",
         resume=resume,
         drop_leaks=drop_leaks,
+        overwrite=overwrite,
     )
     try:
         with fetch_progress() as fetching, _reporter() as report:

@@ -67,6 +67,7 @@ class Order:
     out: Path
     resume: bool
     drop_leaks: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def train_adapter(settings: Settings, order: Order, report: Reporter, fetching: 
     """Train, export, compare and measure an adapter, and write it with its card and manifest.
 
     Raises:
-        ConfigError: the extra is missing, or `--resume` fits no checkpoint.
+        ConfigError: the extra is missing, `--resume` fits no checkpoint, or there is such an adapter or card.
         CatalogError: bad rows, leaks, or a manifest of that name that cannot be read.
         ArtifactError: the base cannot be had, or the engine reads the adapter otherwise than it was trained.
         KeyboardInterrupt: Ctrl-C; the checkpoint is kept.
@@ -131,6 +132,10 @@ def train_adapter(settings: Settings, order: Order, report: Reporter, fetching: 
     """
     manifest = settings.paths.specialists / f"{order.name}.yaml"
     before = _manifest_before(manifest, order)
+    target, card_path = order.out / f"{order.name}.gguf", order.out / f"{order.name}.card.md"
+    for path in (target, card_path):
+        if path.exists() and not order.overwrite:
+            raise ConfigError(f"{path}: exists already; take another name or --out, or --overwrite it")
     train_file = read_examples(order.data, order.system)
     held_out = read_examples(order.held_out, order.system) if order.held_out else None
     for file in (train_file, held_out):
@@ -194,8 +199,6 @@ def train_adapter(settings: Settings, order: Order, report: Reporter, fetching: 
             figures=figures,
         )
         order.out.mkdir(parents=True, exist_ok=True)
-        target = order.out / adapter.name
-        card_path = order.out / f"{order.name}.card.md"
         scratch = order.out / f".{adapter.name}.part"  # the folder may be on another disk
         scratch.write_bytes(adapter.read_bytes())
         scratch.replace(target)
