@@ -185,6 +185,7 @@ def test_metrics_count_on_their_own_port(site: Site) -> None:
         'pointsman_tokens_total{direction="completion",specialist="support",tier="local"} 3.0',
         "pointsman_catalog_intents 2.0",
         'pointsman_engine_up{engine="llama_cpp engine SmolLM2-135M-Instruct.Q4_1.gguf"} 1.0',
+        'pointsman_engine_swap_failed{engine="llama_cpp engine SmolLM2-135M-Instruct.Q4_1.gguf"} 0.0',
     ):
         assert sample in text
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -23,7 +24,9 @@ from pointsman.generation.backend import Question
 from pointsman.generation.engine_slots import EngineSlots, Held, Slot, shared
 from pointsman.generation.llama_client import LlamaClient
 from pointsman.generation.swap_space import SwapSpace, swap_space
+from pointsman.ledger.metrics import Metrics
 from pointsman.v1 import router_pb2
+from pointsman.values.catalog import EngineState
 from pointsman.values.request import Message, Role
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux only")
@@ -256,6 +259,22 @@ async def test_nothing_is_moved_any_more_once_it_is_not_known_what_the_engine_do
     await ask(space, engine, slot, BLUE, "two", "b")
     assert engine.asked == []
     assert [line["event"] for line in log_lines] == ["engine.swap_failed"]
+
+
+def test_metrics_tell_that_nothing_is_swapped_any_more(space: SwapSpace) -> None:
+    admission, metrics = AdapterAdmission("e", 1, 9, 0.1), Metrics()
+    admission.swap = space
+    engine: Any = SimpleNamespace(name="e", state=EngineState.READY, restarts=0, admission=admission)
+    metrics.watch(lambda: [engine], lambda: 0)
+
+    def told() -> float | None:
+        return metrics.registry.get_sample_value("pointsman_engine_swap_failed", {"engine": "e"})
+
+    assert told() == 0
+    space.distrust("llama_cpp did not answer in time")
+    assert told() == 1
+    space.clear()  # the engine was started again
+    assert told() == 0
 
 
 STEPS = st.lists(

@@ -164,6 +164,11 @@ class AdapterAdmission:
         """What caches take that had to leave their slot."""
         return self.swap.bytes if self.swap is not None else 0
 
+    @property
+    def swap_failed(self) -> bool:
+        """Whether caches would be swapped, but are not since something went wrong."""
+        return self.swap is not None and not self.swap.working
+
     def tally(self, adapter: str) -> Tally:
         """Return what is known of an adapter's answers."""
         return self._tallies.setdefault(adapter, Tally())

@@ -267,6 +267,12 @@ class _EngineCollector(Collector):
             lambda e: e.admission.tokens_per_s or 0.0,
         ),
         ("turns", "Turns that ended because another adapter waited.", lambda e: e.admission.switches),
+        ("swapped_bytes", "Prompt caches that had to leave their slot.", lambda e: e.admission.swapped_bytes),
+        (
+            "swap_failed",
+            "1 while caches are not swapped because that went wrong; until the engine is started again.",
+            lambda e: float(e.admission.swap_failed),
+        ),
     )
 
     def __init__(self, engines: Callable[[], list[EngineProcess]]) -> None:
