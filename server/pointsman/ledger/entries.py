@@ -2,7 +2,8 @@
 
 import json
 import time
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from pointsman.errors import OverloadedError, PointsmanError, PolicyError
 from pointsman.policy.conditions import facts_of
@@ -72,19 +73,21 @@ class Story:
 
     def entry(self, outcome: str) -> Entry:
         """Return how it ended, without a text."""
-        request, entry = self.request, Entry(self.arrived, self.request.request_id, self.method, outcome)
-        entry = replace(
-            entry,
+        request, done = self.request, self.done
+        return Entry(
+            self.arrived,
+            request.request_id,
+            self.method,
+            outcome,
             caller=request.caller,
             session_id=request.session_id,
             routed_to=self.routed_to,
-            total_ms=self.elapsed_ms(),
+            total_ms=self.elapsed_ms() if done is None else done.timings.total_ms,
             route_ms=self.timings.total_ms if self.timings else None,
             asked=asked_of(request, self.policy, self.first),
+            **({} if self.decision is None else _of_decision(self.decision)),
+            **({} if done is None else _of_answer(done)),
         )
-        if self.decision is not None:
-            entry = _with_decision(entry, self.decision)
-        return entry if self.done is None else _with_answer(entry, self.done)
 
 
 def asked_of(request: Request, policy: Action = Action.ALLOW, first: Decision | None = None) -> str:
@@ -119,39 +122,36 @@ def failed_as(error: PointsmanError) -> str:
     return "throttled" if isinstance(error, OverloadedError) else "failed"
 
 
-def _with_decision(entry: Entry, decision: Decision) -> Entry:
+def _of_decision(decision: Decision) -> dict[str, Any]:
     evidence = decision.evidence
-    return replace(
-        entry,
-        tier=str(decision.tier),
-        specialist=decision.specialist or "",
-        model=decision.model,
-        intent=evidence.intent or "",
-        reason=str(decision.reason),
-        rule=decision.rule,
-        similarity=evidence.similarity if evidence.intent else None,
-        score=evidence.score if evidence.intent else None,
-        threshold=evidence.threshold if evidence.intent else None,
-        confidence=evidence.confidence if evidence.intent else None,
-        confidence_alone=evidence.confidence_alone if evidence.intent else None,
-        difficulty=evidence.hardness.score if evidence.hardness else None,
-        scorer=evidence.scorer,
-        hardness_by=evidence.hardness.by if evidence.hardness else "",
-        catalog_version=decision.catalog_version,
-    )
+    return {
+        "tier": str(decision.tier),
+        "specialist": decision.specialist or "",
+        "model": decision.model,
+        "intent": evidence.intent or "",
+        "reason": str(decision.reason),
+        "rule": decision.rule,
+        "similarity": evidence.similarity if evidence.intent else None,
+        "score": evidence.score if evidence.intent else None,
+        "threshold": evidence.threshold if evidence.intent else None,
+        "confidence": evidence.confidence if evidence.intent else None,
+        "confidence_alone": evidence.confidence_alone if evidence.intent else None,
+        "difficulty": evidence.hardness.score if evidence.hardness else None,
+        "scorer": evidence.scorer,
+        "hardness_by": evidence.hardness.by if evidence.hardness else "",
+        "catalog_version": decision.catalog_version,
+    }
 
 
-def _with_answer(entry: Entry, done: Done) -> Entry:
-    return replace(
-        entry,
-        answer_confidence=done.confidence,
-        prompt_tokens=done.usage.prompt_tokens,
-        cached_tokens=done.usage.cached_tokens,
-        completion_tokens=done.usage.completion_tokens,
-        queue_ms=done.timings.queue_ms,
-        ttft_ms=done.timings.ttft_ms or None,
-        total_ms=done.timings.total_ms,
-        retries=done.retries,
-        cost=done.cost.amount if done.cost else None,
-        currency=done.cost.currency if done.cost else "",
-    )
+def _of_answer(done: Done) -> dict[str, Any]:
+    return {
+        "answer_confidence": done.confidence,
+        "prompt_tokens": done.usage.prompt_tokens,
+        "cached_tokens": done.usage.cached_tokens,
+        "completion_tokens": done.usage.completion_tokens,
+        "queue_ms": done.timings.queue_ms,
+        "ttft_ms": done.timings.ttft_ms or None,
+        "retries": done.retries,
+        "cost": done.cost.amount if done.cost else None,
+        "currency": done.cost.currency if done.cost else "",
+    }

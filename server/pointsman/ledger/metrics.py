@@ -38,6 +38,7 @@ class Metrics:
         self._route = Histogram(
             "route_seconds", "Time to decide.", ["stage"], buckets=_ROUTE_BUCKETS_S, **labels
         )
+        self._stages = {stage: self._route.labels(stage) for stage in ("queue", "embed", "search", "total")}
         self._ttft = Histogram(
             "ttft_seconds",
             "Time to the first token.",
@@ -144,8 +145,8 @@ class Metrics:
         self._decisions.labels(decision.tier, decision.specialist or "", decision.reason).inc()
         if decision.rule:
             self._rules.labels(decision.rule).inc()
-        for stage in ("queue", "embed", "search", "total"):
-            self._route.labels(stage).observe(getattr(timings, f"{stage}_ms") / 1e3)
+        for stage, series in self._stages.items():
+            series.observe(getattr(timings, f"{stage}_ms") / 1e3)
 
     def answered(self, decision: Decision, done: Done) -> None:
         """Count an answer that ended well."""

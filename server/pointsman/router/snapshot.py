@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.decision.calibrate import SURE, Calibration
-from pointsman.decision.cross_fit import gap_of
 from pointsman.decision.decide import Setup
 from pointsman.decision.difficulty import Difficulty
 from pointsman.decision.kept_out import calibrate_kept_out
@@ -87,7 +86,8 @@ class Matcher:
             owned = self.index.rows[self.index.labels == best] @ row
         intent = intents[best]
         score = float(scores[best])
-        alone = self.calibration.confidence(best, score, float(gap_of(found.choice)[0]))
+        gap = float(choice[best] - max(choice[order[1]], -1.0)) if len(order) > 1 else 1.0  # see `gap_of`
+        alone = self.calibration.confidence(best, score, gap)
         nearest = np.argsort(-similarities[: self.neighbors], kind="stable").tolist()
         return Evidence(
             intent=intent.name,
