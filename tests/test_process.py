@@ -223,16 +223,23 @@ def test_serving_imports_no_torch(site: Site) -> None:
 def test_buf_curl_uses_it_from_reflection_alone(site: Site) -> None:
     buf = Path(sys.executable).with_name("buf")
     with _serve(site.fill()) as served:
-        request = '{"messages": [{"role": "ROLE_USER", "content": "refund my order"}], "sampling": {"maxTokens": 3}}'
-        url = f"http://127.0.0.1:{served.port}/pointsman.v1.RouterService/Generate"
-        result = subprocess.run(
-            [str(buf), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", request, url],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            cwd=site.root,
-        )
-    assert result.returncode == 0, result.stderr
-    assert '"specialist":"support"' in result.stdout.replace(" ", "")
-    assert '"done"' in result.stdout
+
+        def said(method: str, request: str) -> str:
+            url = f"http://127.0.0.1:{served.port}/pointsman.v1.{method}"
+            result = subprocess.run(
+                [str(buf), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", request, url],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+                cwd=site.root,
+            )
+            assert result.returncode == 0, result.stderr
+            return result.stdout.replace(" ", "")
+
+        prompt = '"messages": [{"role": "ROLE_USER", "content": "refund my order"}]'
+        assert '"specialist":"support"' in said("RouterService/Route", f"{{{prompt}}}")
+        answer = said("RouterService/Generate", f'{{{prompt}, "sampling": {{"maxTokens": 3}}}}')
+        assert '"specialist":"support"' in answer
+        assert '"done"' in answer
+        assert '"name":"refund"' in said("CatalogService/ListIntents", "{}")
