@@ -393,6 +393,12 @@ async def tiers_of(generator: Generator, request: Request) -> list[Tier]:
         return [event.decision.tier async for event in events if isinstance(event, Routed | Escalation)]
 
 
+def finds(detector: Detector, text: str, value: str) -> bool:
+    """Return whether something is found where a value stands in a text."""
+    start = text.find(value)
+    return start >= 0 and any(s.start < start + len(value) and s.end > start for s in detector.find(text))
+
+
 def holds(body: str, value: str) -> bool:
     """Return whether half of a value or more stands in a body, in one piece."""
     half = max(6, -(-len(value) // 2))
@@ -434,8 +440,9 @@ async def egress(
                 seen["failed", kind is None] += 1
             await beside.settle()
             sent = bodies[before:]
-            detected = any(span for message in messages for span in detector.find(message.content))
-            label = "nothing sensitive" if kind is None else "detected" if detected else "not detected"
+            label = "nothing sensitive" if kind is None else "not found"
+            if kind and any(finds(detector, message.content, value) for message in messages):
+                label = "found"
             seen["conversations", label] += 1
             seen["bytes", label] += sum(map(len, sent))
             seen["requests", label] += len(sent)
@@ -455,7 +462,7 @@ async def egress(
                 for counted in ("conversations", "cloud", "compared", "requests", "bytes", "leaks")
             ),
         ]
-        for label in ("detected", "not detected", "nothing sensitive")
+        for label in ("found", "not found", "nothing sensitive")
     ]
 
 

@@ -67,6 +67,8 @@ def gate(everything: Detector, actions: dict[str, Action], **more: object) -> Ga
         ("4111 1111 1111 1111 123", "payment_card"),
         ("CVV 123 4111 1111 1111 1111", "payment_card"),
         ("3782 822463 10005 1 27", "payment_card"),
+        ("4222 2222 2222 2 12/27", "payment_card"),
+        ("11/29 3056 9309 0259 04 123", "payment_card"),
         ("4111-1111-1111-1111 2027", "payment_card"),
         (f"pay to {IBAN} today", "iban"),
         ("the host is 203.0.113.77", "ip_address"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 _RUN = re.compile(r"(?<![\w.+-])\d{1,19}(?:[ -]\d{1,19})*(?![\w-])")
 _GROUP = re.compile(r"\d[\d-]*")
 _LEAST_OF_A_GROUP = 3
+_FOURS = 4
 _LEAST, _MOST = 12, 19
 """Digits of a card."""
 _ISSUED = re.compile(
@@ -42,15 +43,22 @@ def card_spans(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _card_from(text: str, groups: Sequence[tuple[int, int]], first: int) -> int | None:
-    """Return the last group of the longest card that begins with a group."""
-    digits, found = "", None
+    """Return the last group of the longest card that begins with a group.
+
+    Its last group may be short where the others are of four digits: cards of thirteen and fourteen are written so.
+    """
+    digits, found, in_fours = "", None, True
     for last in range(first, len(groups)):
         group = text[slice(*groups[last])]
         digits += group.replace("-", "")
-        if len(group) < _LEAST_OF_A_GROUP or len(digits) > _MOST:
+        short = len(group) < _LEAST_OF_A_GROUP
+        if len(digits) > _MOST or (short and not in_fours):
             break
         if _is_card(digits):
             found = last
+        if short:
+            break
+        in_fours = in_fours and len(group) == _FOURS
     return found
 
 

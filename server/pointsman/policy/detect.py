@@ -16,6 +16,7 @@ import regex
 
 from pointsman.errors import ConfigError
 from pointsman.policy.cards import card_spans
+from pointsman.policy.credentials import Credentials
 from pointsman.policy.plain_text import plain_text
 from pointsman.values.kinds import NER, PRESIDIO
 from pointsman.values.policy import SECRET, Pattern, Policy, Span, WordList
@@ -113,20 +114,8 @@ def _plain(text: str) -> str:
 
 
 def _secrets(cache: Path) -> Look:
-    from kingfisher_sdk import Rules, Scanner
-
-    cache.mkdir(parents=True, exist_ok=True)
-    scanner = Scanner(Rules(cache_dir=str(cache)), redact=True)
-
-    def look(text: str) -> Iterator[Span]:
-        data = text.encode("utf-8", "surrogatepass")
-        for found in scanner.scan(data):
-            if found.visible:
-                start, end = (found.location[key] for key in ("start_offset", "end_offset"))
-                before = len(data[:start].decode("utf-8", "ignore"))
-                yield Span(SECRET, before, before + len(data[start:end].decode("utf-8", "ignore")))
-
-    return look
+    credentials = Credentials(cache)
+    return lambda text: (Span(SECRET, found.start, found.end) for found in credentials.find(text))
 
 
 def _presidio(kind: str, phone_regions: Sequence[str]) -> Iterator[Look]:

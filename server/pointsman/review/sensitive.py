@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman.policy.cards import card_spans
+from pointsman.policy.credentials import Credentials
 from pointsman.values.policy import SECRET
 
 PERSONAL = "personal_data"
@@ -43,11 +44,9 @@ def find_secrets(texts: Sequence[str], cache: Path) -> Iterator[Found]:
         ModuleNotFoundError: the extra `review` is not installed.
 
     """
-    from kingfisher_sdk import Rules, Scanner
-
-    scanner = Scanner(Rules(cache_dir=str(cache)), redact=True)
+    credentials = Credentials(cache)
     for i, text in enumerate(texts):
-        names = {found.rule_name for found in scanner.scan(text) if found.visible}
+        names = {found.name for found in credentials.find(text)}
         for name in sorted(names):
             yield Found(i, SECRET, f"what looks like a credential ({name})")
 
