@@ -1,10 +1,11 @@
 """The cascade on the three shipped specialists: what confidence is worth, and what escalating buys.
 
-    python benchmarks/cascade.py --data DATA --validation VALIDATION
+    python benchmarks/keep_out.py --data DATA --out OUT
+    python benchmarks/cascade.py --data DATA --validation OUT/validation
 
-DATA holds {support,slots,sql}_test.jsonl, VALIDATION {support,slots,sql}.jsonl: prompts with answers that no
-adapter was trained on, as keep_out.py writes them. Curves and thresholds are fitted on VALIDATION; the test
-files are read once, for the table.
+DATA holds {support,slots,sql}_{train,test}.jsonl; of the training rows, keep_out.py draws those that no adapter was
+trained on, {support,slots,sql}.jsonl. Curves and thresholds are fitted on these; the test files are read once, for
+the table.
 
 No large model is to be had, so the cloud is a SIMULATION: a real OpenAI-compatible server on loopback that
 answers with the gold answer, and with a wrong one for a stated share of prompts. In `accuracy` by escalated share
@@ -213,7 +214,8 @@ def main():
         ]
     )
     command = (
-        f"python benchmarks/cascade.py --data {arguments.data.name} --validation {arguments.validation.name}"
+        "python benchmarks/keep_out.py --data DIR --out OUT && "
+        "python benchmarks/cascade.py --data DIR --validation OUT/validation"
     )
     if arguments.names != list(TASKS):
         command += f" --names {' '.join(arguments.names)}"

@@ -33,7 +33,7 @@ def write_answers(path: Path, n: int = 600, specialist: str = "support", **more:
         logprobs = [-rng.expovariate(12 if right else 3) for _ in range(10)]
         fields = {
             "specialist": specialist,
-            "prompt": f"p {i}",
+            "prompt": f"p {i} for Ann",
             "answer": "a b" if right else f"a made{i}",
             "logprobs": logprobs,
             "right": right,
@@ -74,6 +74,7 @@ def test_fit_writes_a_file_that_serving_reads_and_report_shows_it(site: Site) ->
     (model,) = cascade.models
     assert model.holds
     assert model.bound <= 0.1
+    assert (model.curve.words, model.curve.passed_over) == ({"a", "b"}, {"ann"})
     assert cascade_json(cascade) == (site.root / "cascade.json").read_text()
     specialist = load_catalog(site.settings()).specialist("support")
     assert specialist is not None

@@ -9,12 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pointsman.decision.answer_model import FEATURES, Judged, auroc, confidence_of, fit
-from pointsman.decision.signals import FLOOR, SignalReader, loop_start, refuses, repeated_share, words_of
+from pointsman.decision.signals import (
+    FLOOR,
+    SignalReader,
+    loop_start,
+    names_of,
+    refuses,
+    repeated_share,
+    subjects_of,
+    words_of,
+)
 from pointsman.values.cascade import Signals
 
 
 def read(*logprobs: float | None, text: str = "", asked: str = "") -> Signals:
-    reader = SignalReader(asked)
+    reader = SignalReader(asked, asked)
     for logprob in logprobs:
         reader.take(logprob)
     return reader.signals(text)
@@ -160,6 +169,57 @@ def _copied(n: int) -> list[Judged]:
 def test_a_word_that_nobody_said_is_a_sign_of_error_and_one_of_the_format_is_none() -> None:
     (model,) = fit({"a": _copied(300)}, {"a": "h"}, 0.05, 0.95)
     assert model.curve.words == {"city"}
+    assert model.auroc is not None
+    assert model.auroc > 0.99
+    assert model.holds
+    assert model.kept > 0.6
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Which engine has the Lotus of “Ann Boy-Quiat”?", {"lotus", "ann", "boy", "quiat"}),
+        ("Rain in Oslo? Snow in Île-de-France: Perhaps.", {"oslo", "île", "france"}),
+        ("WHAT OPPONENT HAD A DATE?\ncolumns: Week", set()),
+        ("Play (Bowie) on the X1 and in 2019", {"bowie"}),
+        ("", set()),
+    ],
+)
+def test_names_begin_with_a_capital_within_a_sentence(text: str, names: set[str]) -> None:
+    assert names_of(text) == names
+
+
+def test_what_a_prompt_says_twice_it_is_about() -> None:
+    asked = "columns: home_team, Attendance, date, x\nWhich date has an attendance of 20,562? x 20"
+    assert subjects_of(asked) == {"date", "attendance"}
+    assert subjects_of("") == set()
+
+
+def test_only_a_whole_answer_leaves_something_out() -> None:
+    reader = SignalReader("hello Ann", "columns: city, date\nWhich city has a date with Oslo and Ann Lee?")
+    reader.take(-0.1)
+    signals = reader.signals("SELECT city WHERE name = 'oslo'")
+    assert (signals.unnamed, signals.unsaid) == ({"ann", "lee"}, {"date"})
+    begun = reader.signals("SELECT city", whole=False)
+    assert (begun.unnamed, begun.unsaid) == (set(), set())
+
+
+def _forgetful(n: int) -> list[Judged]:
+    """Answers that all look sure; the wrong ones leave out a name. All leave out "Please" and "the"."""
+    rng = random.Random(0)  # noqa: S311 - no secret
+    found = []
+    for i in range(n):
+        right, name = rng.random() < 0.7, "".join(chr(97 + int(digit)) for digit in str(i))
+        asked = f"so, Please, the weather in Oslo{name} of the day"
+        logprobs = [-rng.expovariate(12) for _ in range(8)]
+        text = f"CITY: oslo{name}" if right else "CITY: weather"
+        found.append(Judged(read(*logprobs, text=text, asked=asked), right, fitting=i % 2 == 0))
+    return found
+
+
+def test_a_name_that_is_left_out_is_a_sign_of_error_and_what_all_leave_out_is_none() -> None:
+    (model,) = fit({"a": _forgetful(300)}, {"a": "h"}, 0.05, 0.95)
+    assert model.curve.passed_over == {"please", "the"}
     assert model.auroc is not None
     assert model.auroc > 0.99
     assert model.holds

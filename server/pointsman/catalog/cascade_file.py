@@ -21,6 +21,7 @@ class CurveEntry(Strict):
     weights: list[float]
     intercept: float
     words: list[str] = Field(default=[], max_length=100_000)
+    passed_over: list[str] = Field(default=[], max_length=100_000)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -79,6 +80,7 @@ def cascade_json(cascade: Cascade) -> str:
     for model in cascade.models:
         fields = asdict(model)
         fields["curve"]["words"] = sorted(model.curve.words)
+        fields["curve"]["passed_over"] = sorted(model.curve.passed_over)
         name = fields.pop("specialist")
         models[name] = ModelEntry.model_validate(fields)
     stated = CascadeFile(
@@ -100,6 +102,7 @@ def _model(name: str, entry: ModelEntry) -> AnswerModel:
         weights=tuple(stated.weights),
         intercept=stated.intercept,
         words=frozenset(stated.words),
+        passed_over=frozenset(stated.passed_over),
     )
     fields = {field: getattr(entry, field) for field in ModelEntry.model_fields if field != "curve"}
     return AnswerModel(specialist=name, curve=curve, **fields)

@@ -3,13 +3,15 @@
 What a small model's log-probabilities are worth, as AUROC for 'the answer is exactly right' of the three shipped
 adapters: minimum 0.79-0.98, mean of the three lowest 0.82-0.98, plain mean 0.81-0.98 (their cards); the first tokens
 next to nothing. So the whole answer is judged, or what of it is complete.
-What they do not see is a word that was made up and is then written with ease: of a specialist that copies from its
-prompt (slots, columns, order numbers), a word that is neither its own nor the prompt's is a sign of error.
+What they do not see is a word that was made up and is then written with ease, or one that was forgotten: of a
+specialist that copies from its prompt (slots, columns, order numbers), a word that is neither its own nor the prompt's
+is a sign of error, and so is a name, or what the prompt speaks of twice, that the answer leaves out.
 """
 
 import heapq
 import math
 import re
+from collections import Counter
 
 from pointsman.values.cascade import Signals
 
@@ -44,13 +46,18 @@ _LEAST_WORDS = 12
 _LINES = 4
 _WORD = re.compile(r"\S+")
 _LETTERS = re.compile(r"\w+")
+_PARTS = re.compile(r"[^\W_]+")
+"""`city` and `Host` in `Host_City`: what a prompt says of a field, it says in words."""
+_SENTENCE_ENDS = ".?!:"
+_OPENERS = " \t\"'“‘«„(["
 
 
 class SignalReader:
-    """Reads one answer as it comes; `asked` is the conversation that it answers."""
+    """Reads one answer as it comes; `asked` is the conversation that it answers, `prompt` its last message."""
 
-    def __init__(self, asked: str = "") -> None:
+    def __init__(self, asked: str = "", prompt: str = "") -> None:
         self._asked = asked
+        self._prompt = prompt
         self._words: frozenset[str] | None = None
         self._three: list[float] = []  # the three least, negated: a heap whose root is the greatest of them
         self._total = 0.0
@@ -71,8 +78,12 @@ class SignalReader:
             heapq.heappushpop(self._three, -value)
 
     def signals(self, text: str, *, cut: bool = False, invalid: bool = False, whole: bool = True) -> Signals:
-        """Return what the tokens so far say; `text` is the answer that they make, normalised."""
+        """Return what the tokens so far say; `text` is the answer that they make, normalised.
+
+        whole: nothing more comes; what has not been said yet is not left out.
+        """
         told = self._tokens
+        said = parts_of(text) if whole else None
         if self._words is None:
             self._words = words_of(self._asked)
         return Signals(
@@ -87,6 +98,8 @@ class SignalReader:
             refusal=refuses(text),
             invalid=invalid,
             strange=words_of(text, whole=whole) - self._words,
+            unnamed=frozenset() if said is None else names_of(self._prompt) - said,
+            unsaid=frozenset() if said is None else subjects_of(self._prompt) - said,
         )
 
 
@@ -107,6 +120,30 @@ def words_of(text: str, *, whole: bool = True) -> frozenset[str]:
     if words and not whole and (text[-1].isalnum() or text[-1] == "_"):
         del words[-1]
     return frozenset(words)
+
+
+def parts_of(text: str) -> frozenset[str]:
+    """Return the runs of letters and digits, in lower case: a field's name falls into its words."""
+    return frozenset(_PARTS.findall(text.casefold()))
+
+
+def names_of(text: str) -> frozenset[str]:
+    """Return the words, in lower case, that begin with a capital within a sentence; of lines all in capitals none."""
+    found = set()
+    for line in text.splitlines():
+        if line.isupper():
+            continue
+        for match in _PARTS.finditer(line):
+            before = line[: match.start()].rstrip(_OPENERS)
+            if before and before[-1] not in _SENTENCE_ENDS and match.group()[0].isupper():
+                found.add(match.group().casefold())
+    return frozenset(word for word in found if word.isalpha())
+
+
+def subjects_of(text: str) -> frozenset[str]:
+    """Return the words of two letters or more, in lower case, that a text says twice or more."""
+    counts = Counter(_PARTS.findall(text.casefold()))
+    return frozenset(word for word, n in counts.items() if n > 1 and len(word) > 1 and not word.isdigit())
 
 
 def repeated_share(text: str) -> float:

@@ -9,6 +9,7 @@ from pointsman.sections import Cascade as CascadeSettings
 from pointsman.values.cascade import AnswerModel
 from pointsman.values.catalog import Output
 from pointsman.values.events import Shortfall
+from pointsman.values.request import Request
 
 _REFUSAL_CHARACTERS = 64
 """Within which an answer has declined if it does."""
@@ -46,17 +47,15 @@ class Watch:
         output: Output,
         model: AnswerModel | None,
         settings: CascadeSettings,
-        asked: str,
-        *,
-        holds_back: bool,
-        holds_all: bool = False,
+        request: Request,
     ) -> None:
         self.model = model
         self._format = format_of(output)
         self._settings = settings
-        self._holds_back = holds_back
-        self._holds_all = holds_all
-        self._reader = SignalReader(asked)
+        self._holds_back = request.hold_back
+        self._holds_all = request.hold_all
+        asked = "\n".join(message.content for message in request.messages)
+        self._reader = SignalReader(asked, request.prompt)
         self._tokens = 0
         self._complete = 0
 

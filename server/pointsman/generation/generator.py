@@ -353,9 +353,7 @@ class Generator:
         if self._cascade.enabled and specialist.cascade and learned is not None:
             model = learned.model(specialist.name, specialist.answers_hash)
         output = specialist.output if self._cascade.enabled else FREE_TEXT
-        asked = "\n".join(message.content for message in answer.request.messages)
-        hold, hold_all = answer.request.hold_back, answer.request.hold_all
-        return Watch(output, model, self._cascade, asked, holds_back=hold, holds_all=hold_all)
+        return Watch(output, model, self._cascade, answer.request)
 
     def _may_escalate(self, answer: Answer) -> bool:
         if self._egress is None or answer.decision.reason is Reason.CLOUD_DOWN:

@@ -132,7 +132,7 @@ def is_held_out(answer: LabelledAnswer, calibration_share: float = 0.5) -> bool:
 
 def signals_of(answer: LabelledAnswer, specialist: Specialist) -> Signals:
     """Return what the tokens of an answer say."""
-    reader = SignalReader(answer.prompt)
+    reader = SignalReader(answer.prompt, answer.prompt)
     for logprob in answer.logprobs:
         reader.take(-math.inf if logprob is None else logprob)
     checks = format_of(specialist.output)

@@ -18,6 +18,7 @@ class Signals:
     repeated: share of four-word sequences that came before, in [0, 1]
     cut: the token limit ended it; refusal: it declines; invalid: it breaks its format
     strange: its words that the conversation does not hold, in lower case
+    unnamed, unsaid: words of the prompt that it leaves out: names, and those that the prompt says twice
     """
 
     lowest: float = 0.0
@@ -31,6 +32,8 @@ class Signals:
     refusal: bool = False
     invalid: bool = False
     strange: frozenset[str] = frozenset()
+    unnamed: frozenset[str] = frozenset()
+    unsaid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class AnswerCurve:
 
     features: names, in the order of the other three; see `decision.answer_model.FEATURES`
     words: of right answers that their prompts did not hold: the specialist's own, and nothing strange
+    passed_over: of prompts, which their right answers left out: nothing that has to be said
     """
 
     features: tuple[str, ...]
@@ -47,6 +51,7 @@ class AnswerCurve:
     weights: tuple[float, ...]
     intercept: float
     words: frozenset[str] = frozenset()
+    passed_over: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
