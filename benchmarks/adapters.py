@@ -51,10 +51,11 @@ SUBJECTS = (
 
 @dataclass
 class Answer:
+    """times: of its pieces, on the clock of `perf_counter`."""
+
     ttft_s: float
-    seconds: float
-    tokens: int
-    gaps_s: list[float]
+    times: list[float]
+    usage: router_pb2.Usage
 
 
 def deltas(base: Path, seed: int):
@@ -151,34 +152,46 @@ def served(folder: Path, scratch: Path):
         process.wait()
 
 
+@dataclass
+class Load:
+    """tokens_per_s: that arrived within the load's time; hit_rate: share of prompt tokens that a cache had."""
+
+    tokens_per_s: float
+    hit_rate: float
+
+
 async def ask(client: AsyncClient, number: int, subject: str, tokens: int) -> Answer:
     sampling = router_pb2.Sampling(temperature=0, max_tokens=tokens)
-    begun, times, count = time.perf_counter(), [], 0
+    begun, times, usage = time.perf_counter(), [], router_pb2.Usage()
     prompt = f"Tell a very long and detailed tale about {subject}, its people and its weather."
     async for event in client.generate(prompt, constraints(specialist=f"s{number}"), sampling):
         kind = event.WhichOneof("event")
         if kind == "token":
             times.append(time.perf_counter())
         elif kind == "done":
-            count = event.done.usage.completion_tokens
+            usage = event.done.usage
     ended = time.perf_counter()
-    return Answer(times[0] - begun if times else ended - begun, ended - begun, count, list(np.diff(times)))
+    return Answer((times[0] if times else ended) - begun, times, usage)
 
 
-async def throughput(client: AsyncClient, adapters: int, seconds: float, tokens: int, seed: int) -> float:
-    """Return tokens a second of eight clients that each ask one of `adapters` at random, again and again."""
-    begun, made = time.perf_counter(), 0
-    until = begun + seconds
+async def load_of(client: AsyncClient, adapters: int, seconds: float, tokens: int, seed: int) -> Load:
+    """Have eight clients each ask one of `adapters` at random, again and again."""
+    until = time.perf_counter() + seconds
+    answers: list[Answer] = []
 
     async def one(number: int) -> None:
-        nonlocal made
         draw = random.Random(f"{seed} {number}")
         while time.perf_counter() < until:
-            answer = await ask(client, draw.randrange(adapters), draw.choice(SUBJECTS), tokens)
-            made += answer.tokens
+            answers.append(await ask(client, draw.randrange(adapters), draw.choice(SUBJECTS), tokens))
 
     await asyncio.gather(*(one(number) for number in range(CLIENTS)))
-    return made / (time.perf_counter() - begun)
+    made = sum(
+        a.usage.completion_tokens * np.mean([moment <= until for moment in a.times])
+        for a in answers
+        if a.times
+    )
+    prompts = sum(a.usage.prompt_tokens for a in answers)
+    return Load(made / seconds, sum(a.usage.cached_tokens for a in answers) / prompts)
 
 
 async def lone(client: AsyncClient, requests: int, tokens: int) -> list[float]:
@@ -211,7 +224,7 @@ async def switching(client: AsyncClient, rounds: int) -> tuple[float, float, flo
         for number in (0, 0):
             answer = await ask(client, number, SUBJECTS[0], 8)
         same.append(answer.ttft_s)
-        steps += answer.gaps_s
+        steps += list(np.diff(answer.times))
         await ask(client, 1, SUBJECTS[0], 8)
         other.append((await ask(client, 0, SUBJECTS[0], 8)).ttft_s)
     return float(np.median(same)), float(np.median(other)), float(np.median(steps))
@@ -278,15 +291,15 @@ async def run(
         sha256 = write_adapter(one / f"a{number}.gguf", base, number)
         write_specialist(one, number, shared, {"uri": f"file:a{number}.gguf", "sha256": sha256})
     progress.advance(task)
-    figures: dict = {"rates": {n: [] for n in (1, 2, 4, 8)}}
+    figures: dict = {"loads": {n: [] for n in (1, 2, 4, 8)}}
     with served(one, scratch) as address:
         async with AsyncClient(address, timeout_s=600) as client:
             figures["one base"] = await resident(client)
             for number in range(arguments.rounds):
                 order = (1, 2, 4, 8) if number % 2 else (8, 4, 2, 1)
                 for adapters in order:
-                    rate = await throughput(client, adapters, arguments.seconds, arguments.tokens, number)
-                    figures["rates"][adapters].append(rate)
+                    found = await load_of(client, adapters, arguments.seconds, arguments.tokens, number)
+                    figures["loads"][adapters].append(found)
                     progress.advance(task)
             figures["one base, loaded"] = await resident(client)
             figures["lone"] = await lone(client, arguments.requests, arguments.long_tokens)
@@ -307,7 +320,7 @@ async def run(
             async with AsyncClient(address, timeout_s=600) as client:
                 figures["merged"] = await resident(client)
                 for number in range(arguments.rounds):
-                    await throughput(client, ADAPTERS, arguments.seconds, arguments.tokens, number)
+                    await load_of(client, ADAPTERS, arguments.seconds, arguments.tokens, number)
                 figures["merged, loaded"] = await resident(client)
         progress.advance(task)
     return figures
@@ -315,11 +328,12 @@ async def run(
 
 def body_of(figures: dict, arguments: argparse.Namespace) -> str:
     settings = load().engine
-    single = report.percentile(figures["rates"][1], 50)
+    single = report.percentile([one.tokens_per_s for one in figures["loads"][1]], 50)
     rates = []
-    for adapters, found in figures["rates"].items():
-        rate = report.percentile(found, 50)
-        rates.append([str(adapters), f"{rate:.1f}", f"{rate / single:.2f}"])
+    for adapters, found in figures["loads"].items():
+        rate = report.percentile([one.tokens_per_s for one in found], 50)
+        hits = report.percentile([one.hit_rate for one in found], 50)
+        rates.append([str(adapters), f"{rate:.1f}", f"{rate / single:.2f}", f"{hits:.0%}"])
     same, other, step = figures["switch"]
     freed, cancel_step = figures["cancel"]
     memory = []
@@ -347,11 +361,11 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
         f"rank {RANK} over all attention and MLP weights, random numbers; {settings.threads} engine thread(s), "
         f"{settings.slots} slots and up to {settings.spare_slots} spare ones of {CONTEXT} tokens, swap_mib {settings.swap_mib}, "
         f"adapter_turn_s {settings.adapter_turn_s:g}.\n{CLIENTS} clients ask again as soon as they are answered, each "
-        f"time one of the adapters at random; answers of up to {arguments.tokens} tokens, under A of up to "
+        f"time one of the adapters at random; tokens are counted that arrive within the time; answers of up to {arguments.tokens} tokens, under A of up to "
         f"{arguments.long_tokens}; {arguments.rounds} round(s) of {arguments.seconds:g} s, medians. The merged models "
         "are eight base files, each with the value projections of an adapter merged in, one engine each with the same "
         "slots; the load is all rounds, of eight adapters for the merged ones.\n\n"
-        + report.table(["adapters asked", "tokens/s", "to one adapter"], rates)
+        + report.table(["adapters asked", "tokens/s", "to one adapter", "prompt tokens from a cache"], rates)
         + "\n\n"
         + report.table(["", "measured", "aim"], rows)
     )

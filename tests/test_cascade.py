@@ -101,8 +101,8 @@ class _Snapshot(Snapshot):
 
 
 def model(specialist: Specialist, threshold: float = 0.5) -> AnswerModel:
-    """Confidence is σ(4 + lowest log-probability)."""
-    curve = AnswerCurve(("lowest",), (0.0,), (1.0,), (1.0,), 4.0)
+    """Confidence is σ(4 + lowest log-probability - 10 ln(1 + names left out))."""
+    curve = AnswerCurve(("lowest", "unnamed"), (0.0, 0.0), (1.0, 1.0), (1.0, -10.0), 4.0)
     return AnswerModel(
         specialist.name,
         specialist.answers_hash,
@@ -213,6 +213,20 @@ async def test_a_sure_answer_stands_with_its_confidence_and_never_asks_the_cloud
     assert endpoint.requests == []
     assert engine.questions[0].logprobs
     assert all(event.logprob is None for event in events if isinstance(event, Token))  # nobody asked
+
+
+async def test_an_answer_is_held_against_the_last_message_and_only_once_it_is_whole() -> None:
+    earlier = (Message(Role.USER, "say hello to Bob"), Message(Role.ASSISTANT, "Hello, Bob."))
+    request = asked("and where is the parcel of Ann?")
+    request = replace(request, messages=(*earlier, *request.messages))
+    named = [("Lost.", SURE), ("\n", SURE), ("So", SURE), (" is", SURE), (" Ann's", SURE)]
+    with Endpoint() as endpoint:
+        events = await events_of(await generator(Engine(GOOD), endpoint), request)
+        assert text_of(events) == "from the cloud"
+        events = await events_of(await generator(Engine(named), endpoint), request)
+    assert text_of(events) == "Lost.\nSo is Ann's"
+    assert done_of(events).shortfall is None
+    assert len(endpoint.requests) == 1
 
 
 async def test_an_unsure_answer_is_retracted_and_the_cloud_goes_on_with_the_draft_as_context() -> None:
