@@ -189,8 +189,10 @@ def test_names_begin_with_a_capital_within_a_sentence(text: str, names: set[str]
     assert names_of(text) == names
 
 
-def test_what_a_prompt_says_twice_it_is_about() -> None:
-    asked = "columns: home_team, Attendance, date, x\nWhich date has an attendance of 20,562? x 20"
+def test_what_two_lines_hold_is_what_a_prompt_is_about() -> None:
+    asked = (
+        "columns: home_team, Attendance, date, x, 20\nWhich date has an attendance of the, the 20,562? x 20"
+    )
     assert subjects_of(asked) == {"date", "attendance"}
     assert subjects_of("") == set()
 
@@ -205,12 +207,12 @@ def test_only_a_whole_answer_leaves_something_out() -> None:
 
 
 def _forgetful(n: int) -> list[Judged]:
-    """Answers that all look sure; the wrong ones leave out a name. All leave out "Please" and "the"."""
+    """Answers that all look sure; the wrong ones leave out a name. All leave out "Please" and "note"."""
     rng = random.Random(0)  # noqa: S311 - no secret
     found = []
     for i in range(n):
         right, name = rng.random() < 0.7, "".join(chr(97 + int(digit)) for digit in str(i))
-        asked = f"so, Please, the weather in Oslo{name} of the day"
+        asked = f"fields: city, note\nso, Please, the weather in the city Oslo{name}, as a note"
         logprobs = [-rng.expovariate(12) for _ in range(8)]
         text = f"CITY: oslo{name}" if right else "CITY: weather"
         found.append(Judged(read(*logprobs, text=text, asked=asked), right, fitting=i % 2 == 0))
@@ -219,11 +221,17 @@ def _forgetful(n: int) -> list[Judged]:
 
 def test_a_name_that_is_left_out_is_a_sign_of_error_and_what_all_leave_out_is_none() -> None:
     (model,) = fit({"a": _forgetful(300)}, {"a": "h"}, 0.05, 0.95)
-    assert model.curve.passed_over == {"please", "the"}
+    assert model.curve.passed_over == {"please", "note"}
     assert model.auroc is not None
     assert model.auroc > 0.99
     assert model.holds
     assert model.kept > 0.6
+
+
+def test_a_shared_curve_does_not_reckon_with_what_is_left_out() -> None:
+    few, many = fit({"many": _forgetful(300), "few": _labelled(30)}, {"many": "h", "few": "k"}, 0.05, 0.9)
+    assert (few.shared, many.shared) == (True, False)
+    assert set(many.curve.features) - set(few.curve.features) == {"unnamed", "unsaid"}
 
 
 def test_no_answer_vouches_for_its_own_words() -> None:

@@ -21,6 +21,8 @@ FEATURES = (
     "lowest", "lowest_three", "mean", "total", "tokens", "doubted", "repeated", "cut", "refusal", "invalid", "strange",
     "unnamed", "unsaid",
 )  # fmt: skip
+_SHARED_FEATURES = FEATURES[:-2]
+"""Of a curve that several share: what need not be said differs between them."""
 _OWN_FROM = 2
 """Other right answers that hold a word which their prompts do not, or leave out one that these hold, from which it
 is no sign of error."""
@@ -50,12 +52,12 @@ def fit(
     """
     fitting = {name: [j for j in group if j.fitting] for name, group in answers.items()}
     bare = {name: _without_own_words(group) for name, group in fitting.items()}
-    shared = _curve([judged for group in bare.values() for judged in group])
+    shared = _curve([judged for group in bare.values() for judged in group], _SHARED_FEATURES)
     models = []
     for name, group in sorted(answers.items()):
         right = sum(judged.right for judged in fitting[name])
         alone = min(right, len(fitting[name]) - right) >= _LEAST_OF_EACH
-        curve = _curve(bare[name]) if alone else shared
+        curve = _curve(bare[name], FEATURES) if alone else shared
         curve = replace(curve, words=_own_words(fitting[name]), passed_over=_passed_over(fitting[name]))
         models.append(_model(name, hashes[name], curve, group, risk, confidence, shared=not alone))
     return models
@@ -94,15 +96,15 @@ def _confidences(curve: AnswerCurve, signals: Sequence[Signals]) -> NDArray[np.f
     return found
 
 
-def _curve(judged: Sequence[Judged]) -> AnswerCurve:
+def _curve(judged: Sequence[Judged], features: Sequence[str]) -> AnswerCurve:
     from sklearn.linear_model import LogisticRegression
 
-    rows = _rows([j.signals for j in judged], FEATURES, frozenset(), frozenset())
+    rows = _rows([j.signals for j in judged], features, frozenset(), frozenset())
     right = np.array([j.right for j in judged], bool)
-    centre = rows.mean(axis=0) if len(rows) else np.zeros(len(FEATURES))
-    spread = rows.std(axis=0) if len(rows) else np.zeros(len(FEATURES))
+    centre = rows.mean(axis=0) if len(rows) else np.zeros(len(features))
+    spread = rows.std(axis=0) if len(rows) else np.zeros(len(features))
     scale = np.where(spread > 1e-9, spread, 1.0)
-    weights, intercept = np.zeros(len(FEATURES)), 0.0
+    weights, intercept = np.zeros(len(features)), 0.0
     if right.any() and not right.all():
         model = LogisticRegression(C=_C, max_iter=1000).fit((rows - centre) / scale, right)
         weights, intercept = model.coef_[0], float(model.intercept_[0])
@@ -110,7 +112,7 @@ def _curve(judged: Sequence[Judged]) -> AnswerCurve:
         rate = (right.sum() + 1) / (len(right) + 2)
         intercept = float(np.log(rate / (1 - rate)))
     return AnswerCurve(
-        FEATURES, tuple(centre.tolist()), tuple(scale.tolist()), tuple(map(float, weights)), intercept
+        tuple(features), tuple(centre.tolist()), tuple(scale.tolist()), tuple(map(float, weights)), intercept
     )
 
 

@@ -5,7 +5,7 @@ adapters: minimum 0.79-0.98, mean of the three lowest 0.82-0.98, plain mean 0.81
 next to nothing. So the whole answer is judged, or what of it is complete.
 What they do not see is a word that was made up and is then written with ease, or one that was forgotten: of a
 specialist that copies from its prompt (slots, columns, order numbers), a word that is neither its own nor the prompt's
-is a sign of error, and so is a name, or what the prompt speaks of twice, that the answer leaves out.
+is a sign of error, and so is a name, or a word of two lines of the prompt, that the answer leaves out.
 """
 
 import heapq
@@ -141,8 +141,8 @@ def names_of(text: str) -> frozenset[str]:
 
 
 def subjects_of(text: str) -> frozenset[str]:
-    """Return the words of two letters or more, in lower case, that a text says twice or more."""
-    counts = Counter(_PARTS.findall(text.casefold()))
+    """Return the words of two letters or more, in lower case, that two lines hold: a field, and a question about it."""
+    counts = Counter(word for line in text.splitlines() for word in parts_of(line))
     return frozenset(word for word, n in counts.items() if n > 1 and len(word) > 1 and not word.isdigit())
 
 

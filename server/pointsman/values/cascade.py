@@ -18,7 +18,7 @@ class Signals:
     repeated: share of four-word sequences that came before, in [0, 1]
     cut: the token limit ended it; refusal: it declines; invalid: it breaks its format
     strange: its words that the conversation does not hold, in lower case
-    unnamed, unsaid: words of the prompt that it leaves out: names, and those that the prompt says twice
+    unnamed, unsaid: words of the prompt that it leaves out: names, and those that two lines of it hold
     """
 
     lowest: float = 0.0
