@@ -38,7 +38,6 @@ REFUSALS = (
 """How small instruction-tuned models begin when they decline; in lower case, straight apostrophes."""
 FLOOR = -20.0
 """The least log-probability that counts; a null one of the engine is less, and no confidence at all."""
-_DOUBT = math.log(0.5)
 _WORDS = 4
 _LONGEST_PERIOD = 24
 _REPEATS = 4
@@ -62,7 +61,6 @@ class SignalReader:
         self._three: list[float] = []  # the three least, negated: a heap whose root is the greatest of them
         self._total = 0.0
         self._tokens = 0
-        self._doubted = 0
 
     def take(self, logprob: float | None) -> None:
         """Note a token; None where the engine does not tell."""
@@ -71,7 +69,6 @@ class SignalReader:
         value = FLOOR * 2 if math.isnan(logprob) or logprob == -math.inf else max(FLOOR, min(0.0, logprob))
         self._tokens += 1
         self._total += value
-        self._doubted += value < _DOUBT
         if len(self._three) < 3:
             heapq.heappush(self._three, -value)
         else:
@@ -92,7 +89,6 @@ class SignalReader:
             mean=self._total / told if told else 0.0,
             total=self._total,
             tokens=told,
-            doubted=self._doubted,
             repeated=repeated_share(text),
             cut=cut,
             refusal=refuses(text),

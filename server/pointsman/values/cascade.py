@@ -14,7 +14,7 @@ class Signals:
 
     lowest, lowest_three: the least of them, and the mean of the three least
     mean, total: over all tokens
-    tokens: how many were told; doubted: those under one half
+    tokens: how many were told
     repeated: share of four-word sequences that came before, in [0, 1]
     cut: the token limit ended it; refusal: it declines; invalid: it breaks its format
     strange: its words that the conversation does not hold, in lower case
@@ -26,7 +26,6 @@ class Signals:
     mean: float = 0.0
     total: float = 0.0
     tokens: int = 0
-    doubted: int = 0
     repeated: float = 0.0
     cut: bool = False
     refusal: bool = False
