@@ -1,5 +1,7 @@
 # pointsman: gRPC on 50051, /metrics on 9464; model files, caches and the ledger on the volume /models.
 # Runs as a user without rights, with a read-only root filesystem and a writable /tmp. See deploy/.
+# It listens on all addresses of its container: without TLS and known callers it refuses to start, and names what is
+# missing. `docker run IMAGE serve --insecure` is for a network that something else protects. See docs/security.md.
 
 FROM python:3.11-slim-bookworm AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
