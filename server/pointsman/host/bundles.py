@@ -1,5 +1,6 @@
 """Bundles over time: built from settings, verified, taken into use and rolled back."""
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -108,7 +109,11 @@ def open_bundle(path: Path, settings: Settings, encoder_hash: str) -> Contents:
         cascade = _read(bundle, CASCADE, read_cascade)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    learned = Learned(matcher.promise, difficulty, bundle.version, cascade)
+    content = bundle.members.get(DIFFICULTY)
+    digest = (
+        "" if content is None else hashlib.sha256(content).hexdigest()
+    )  # as that of the file it was made from
+    learned = Learned(matcher.promise, difficulty, bundle.version, cascade, digest)
     return Contents(
         bundle.version, bundle.facts, identity, replace(matcher, learned=learned, encoder=encoder)
     )

@@ -18,6 +18,7 @@ from pointsman.decision.trial import Course, Verdict
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.errors import ArtifactError, CatalogError, PointsmanError, PreconditionError
 from pointsman.generation.engine_pool import EnginePool
+from pointsman.generation.trials import Trials
 from pointsman.host.bundle_store import BundleStore
 from pointsman.host.bundles import Contents
 from pointsman.host.folder_store import FolderStore
@@ -87,8 +88,11 @@ class CatalogManager:
         tasks: asyncio.TaskGroup,
         *,
         sources: Sources,
+        trials: Trials,
         run_engines: bool = True,
     ) -> None:
+        self._trials = trials
+        trials.tell(self.conclude)
         self._tasks = tasks
         self._sources = sources
         self._store = store
@@ -98,7 +102,9 @@ class CatalogManager:
         self._metrics = metrics
         self._run_engines = run_engines
         self._learned = NOTHING_LEARNED
-        # The specialists that the engines were last set to; None looks at all of them again.
+        self._contents: Contents | None = None  # of the bundle that serves; the store may hold a newer one
+        self._running: list[Specialist] = []  # those that the engines were last set to
+        # The specialists that were last stated; None looks at all of them again.
         self._stated: tuple[Specialist, ...] | None = None
         self._refused: tuple[Problem, ...] = ()  # whose files cannot be used
         self._unfetched: set[Specialist] = set()
@@ -118,7 +124,11 @@ class CatalogManager:
     async def statuses(self) -> list[SpecialistStatus]:
         """How each specialist is doing."""
         await self._engines.measure()
-        return [self._engines.status(specialist) for specialist in self.catalog.specialists]
+        trials = self._trials.running()
+        return [
+            replace(self._engines.status(specialist), trial=trials.get(specialist.name))
+            for specialist in self.catalog.specialists
+        ]
 
     async def reload(self, *, fetch: bool = True) -> None:
         """Take changed files into use; what is refused is logged and listed.
@@ -289,16 +299,21 @@ class CatalogManager:
         begun = time.perf_counter()
         catalog, learned = await asyncio.to_thread(self._store.load)  # no file I/O on the event loop
         current = self.catalog
+        contents = self._store.contents if isinstance(self._store, BundleStore) else None
         if self._run_engines:
+            stated = catalog.specialists
             catalog = await self._with_engines(catalog, fetch=fetch)
+            if self._contents is not None and self._held_back(stated):
+                contents, learned = self._contents, self._learned
+                catalog = replace(current, problems=catalog.problems)
         if (
             catalog == replace(current, loaded_at=catalog.loaded_at)
             and learned.digest == self._learned.digest
         ):
             return self.version
-        contents = self._store.contents if isinstance(self._store, BundleStore) else None
         self._router.swap(await self._builder.build(catalog, learned, contents))
-        self._learned = learned
+        self._learned, self._contents = learned, contents
+        self._trials.take(self.catalog)
         self._engines.retire_unused()
         self._metrics.loaded(catalog)
         _log.info(
@@ -341,10 +356,26 @@ class CatalogManager:
         refused = {s.name: "its model files are being fetched" for s in self._unfetched}
         refused |= await engines.verify([s for s in specialists if s not in self._unfetched])
         self._refused = self._problems(refused)
+        if self._held_back(specialists):
+            return
         # The last good manifest of a refused one, if it has any, serves in its place.
         serving = [s for s in self._last_good(specialists) if s.name not in refused or s not in specialists]
         refused |= await engines.apply(serving)
         self._refused = self._problems(refused)
+        if self._held_back(specialists):
+            await engines.apply(self._running)  # what still serves
+        else:
+            self._running = serving
+
+    def _held_back(self, stated: tuple[Specialist, ...]) -> bool:
+        """Whether a new bundle must wait for model files, so that the one before it serves on: whole, or not at all.
+
+        What the one before it states alike, and cannot be served either, keeps no bundle waiting.
+        """
+        refused = {problem.value for problem in self._refused}
+        return self._contents is not None and any(
+            s.name in refused and s != self.catalog.specialist(s.name) for s in stated
+        )
 
     def _problems(self, refused: dict[str, str]) -> tuple[Problem, ...]:
         return tuple(
