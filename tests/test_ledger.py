@@ -23,7 +23,7 @@ from alembic.migration import MigrationContext
 
 from harness import Cloud, Site, collect, running, write_prices
 from pointsman.client import constraints
-from pointsman.errors import BackendDownError, ConfigError, UnknownRequestError
+from pointsman.errors import BackendDownError, ConfigError, InvalidRequestError, UnknownRequestError
 from pointsman.ledger.database import database, migrate
 from pointsman.ledger.tables import feedback, metadata, requests
 from pointsman.ledger.writer import LedgerWriter
@@ -312,6 +312,127 @@ def test_a_row_that_no_driver_takes_holds_nothing_up(url: str) -> None:
     assert writer.dropped == 1
 
 
+@pytest.mark.parametrize("poison", [{"prompt_tokens": 1 << 63}, {"retries": [1]}, {"model": None}])
+def test_a_row_whose_values_no_database_takes_is_dropped_and_the_rest_written(
+    url: str, poison: dict[str, Any], log_lines: list[dict[str, Any]]
+) -> None:
+    writer = LedgerWriter(settings(url))
+    for i in range(5):
+        writer.note(entry(i, **(poison if i == 1 else {})))
+    wait_for(lambda: writer.written == 4)
+    writer.close()
+    assert [row["request_id"] for row in rows(url)] == ["r0", "r2", "r3", "r4"]
+    assert (writer.dropped, writer.waiting_bytes) == (1, 0)
+    (said,) = (line for line in log_lines if line["event"] == "ledger.failing")
+    assert said["why"].startswith("a row that cannot be written: ")
+
+
+def test_what_was_to_be_stored_is_not_in_the_log(
+    sqlite: str, log_lines: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = LedgerWriter(settings(sqlite))
+
+    def fail(_: Any) -> None:
+        raise RuntimeError("cannot store 'my card is 4111 1111 1111 1111'")
+
+    monkeypatch.setattr(writer, "_insert", fail)
+    writer.note(entry(0, prompt="my card is 4111 1111 1111 1111"))
+    wait_for(lambda: any(line["event"] == "ledger.failing" for line in log_lines))
+    writer._waiting.clear()
+    writer.close()
+    assert "4111" not in str(log_lines)
+    assert next(line["why"] for line in log_lines if line["event"] == "ledger.failing") == "RuntimeError"
+
+
+def test_texts_are_redacted_once_however_often_their_rows_are_tried(tmp_path: Path) -> None:
+    read: list[str] = []
+
+    def redact(texts: Any, _: str) -> Any:
+        read.extend(texts)
+        return tuple(text.upper() for text in texts)
+
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    writer = LedgerWriter(settings(url), redact)
+    wait_for(lambda: writer._ready)
+    holder = sqlite3.connect(tmp_path / "ledger.db")
+    holder.execute("BEGIN EXCLUSIVE")
+    for i in range(20):
+        writer.note(entry(i, prompt=f"prompt {i}"))
+    time.sleep(5)  # two busy timeouts
+    assert writer.waiting == 20
+    holder.rollback()
+    holder.close()
+    writer.close()
+    assert [row["prompt"] for row in rows(url)] == [f"PROMPT {i}" for i in range(20)]
+    assert read == [f"prompt {i}" for i in range(20)]
+
+
+def test_what_nobody_can_redact_is_dropped_and_holds_nothing_up(sqlite: str) -> None:
+    def redact(texts: Any, _: str) -> Any:
+        if "bad" in texts:
+            raise RecursionError
+        return texts
+
+    writer = LedgerWriter(settings(sqlite), redact)
+    for i in range(3):
+        writer.note(entry(i, prompt="bad" if i == 0 else "fine"))
+    writer.close()
+    assert [row["request_id"] for row in rows(sqlite)] == ["r1", "r2"]
+    assert (writer.dropped, writer.waiting_bytes) == (1, 0)
+
+
+def test_texts_that_wait_while_the_database_is_away_are_bounded_in_bytes(tmp_path: Path) -> None:
+    gone = tmp_path / "folder"
+    gone.write_text("a file where the folder should be")
+    writer = LedgerWriter(settings(f"sqlite:///{gone / 'ledger.db'}", queue_mib=2))
+    for i in range(30):
+        writer.note(entry(i, prompt="p" * 100_000, answer="é" * 100_000))
+    assert (writer.waiting, writer.dropped) == (10, 20)
+    assert writer.waiting_bytes < 2 << 20
+    gone.unlink()
+    wait_for(lambda: writer.written == 10)
+    writer.close()
+    assert writer.waiting_bytes == 0
+
+
+def test_the_oldest_rows_go_where_the_file_is_larger_than_it_may_be(tmp_path: Path, sqlite: str) -> None:
+    writer = LedgerWriter(settings(sqlite, keep_mib=2))
+    for i in range(4000):
+        writer.note(entry(i, prompt=f"{i} " + "p" * 1000))
+    wait_for(lambda: writer.written == 4000)
+    assert (tmp_path / "ledger.db").stat().st_size > 4 << 20
+    writer._tidied = float("-inf")
+    wait_for(lambda: (tmp_path / "ledger.db").stat().st_size <= 2 << 20)
+    writer.close()
+    kept = [row["request_id"] for row in rows(sqlite)]
+    assert 1000 < len(kept) < 2000
+    assert kept == [f"r{i}" for i in range(4000 - len(kept), 4000)]
+
+
+def test_a_file_of_before_its_pages_could_be_given_back_is_rewritten_once(
+    tmp_path: Path, sqlite: str
+) -> None:
+    with sqlite3.connect(tmp_path / "ledger.db") as old:
+        old.execute("CREATE TABLE other (x)")
+        old.execute("PRAGMA journal_mode=WAL")
+    old.close()
+    writer = LedgerWriter(settings(sqlite, keep_mib=1))
+    for i in range(3000):
+        writer.note(entry(i, prompt=f"{i} " + "p" * 1000))
+    wait_for(lambda: writer.written == 3000)
+    writer._tidied = float("-inf")
+    wait_for(lambda: (tmp_path / "ledger.db").stat().st_size <= 1 << 20)
+    writer.close()
+    with sqlite3.connect(tmp_path / "ledger.db") as now:
+        assert now.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    now.close()
+
+
+def test_the_size_of_a_server_s_database_cannot_be_kept_to() -> None:
+    with pytest.raises(ConfigError, match="of SQLite only"):
+        LedgerWriter(settings("postgresql://u@127.0.0.1:1/db", keep_mib=1))
+
+
 def test_old_rows_go_by_age_and_by_number(url: str) -> None:
     writer = LedgerWriter(settings(url, keep_days=10, keep_rows=5))
     old = time.time() - 11 * 86400
@@ -420,6 +541,14 @@ def test_feedback_is_kept_for_a_request_of_the_same_caller_written_or_not(url: s
         ("r1", "shop", True, "", "", ""),
         ("r1", "shop", False, "refund", "Sorry.", ""),
     ]
+
+
+def test_feedback_that_no_database_takes_is_the_caller_s_fault(postgres: str) -> None:
+    writer = LedgerWriter(settings(postgres))
+    writer.note(entry(1))
+    with pytest.raises(InvalidRequestError, match="cannot keep"):
+        writer.rate(Feedback("r1", "", comment="\0"))
+    writer.close()
 
 
 async def _code(call: Any) -> grpc.StatusCode:

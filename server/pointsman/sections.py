@@ -276,15 +276,21 @@ class Ledger(_Section):
     )
     text: bool = Field(False, description="keep prompts and answers too, redacted by the policy")
     flush_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        1.0, description="time between two writes; what a killed process may lose"
+        1.0,
+        description="time between two writes; a killed process loses the rows of its last `flush_s` and of the write "
+        "at work",
     )
     batch_rows: Count = Field(1000, description="rows of one write")
     queue_rows: Count = Field(
         20_000, description="rows that wait while the database is away; more are dropped"
     )
+    queue_mib: Count = Field(64, description="memory of rows that wait; more are dropped")
     keep_days: Annotated[int, Field(ge=0)] = Field(90, description="age at which rows go; 0: never")
     keep_rows: Annotated[int, Field(ge=0)] = Field(
         5_000_000, description="rows that are kept, the last ones; 0: all"
+    )
+    keep_mib: Annotated[int, Field(ge=0)] = Field(
+        0, description="size of an SQLite file from which the oldest rows go; 0: any"
     )
 
 

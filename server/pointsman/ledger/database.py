@@ -6,13 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchModuleError,
+    ProgrammingError,
+    SQLAlchemyError,
+    StatementError,
+)
 
 from pointsman.errors import ConfigError
 
 _MIGRATIONS = "pointsman:ledger/migrations"
 _BUSY_MS = 2000
 _LOCK = 0x706F696E74  # of Postgres, for the time of a migration: 'point'
+_OTHER_TYPE = ("42804", "42846")
+"""How Postgres says that a column has another type than a value."""
 _POSTGRES = {
     "connect_timeout": 5,
     "tcp_user_timeout": 10_000,
@@ -105,9 +117,32 @@ def reason_of(error: Exception) -> str:
     return str(inner or error).splitlines()[0][:200]
 
 
+def unfit(error: BaseException | None) -> bool:
+    """Whether an error is of the values that were to be stored: no database takes them, however often it is tried.
+
+    Half of a surrogate pair is a ValueError of the driver, a number beyond 64 bits an OverflowError.
+    """
+    if isinstance(
+        error, (ProgrammingError, InterfaceError)
+    ):  # types that a driver does not know, or a table that is gone
+        said = str(error.orig)
+        told = getattr(error.orig, "sqlstate", None) in _OTHER_TYPE
+        return told or "not supported" in said or "cannot adapt" in said
+    if isinstance(error, StatementError) and not isinstance(error, DBAPIError):
+        return unfit(error.orig)
+    return isinstance(error, (DataError, IntegrityError, ValueError, TypeError, OverflowError))
+
+
 def _prepare_sqlite(connection: Any, _: Any) -> None:
     # Others may read while one writes; a fall of the machine may lose the last rows, and breaks nothing.
     cursor = connection.cursor()
-    for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=NORMAL"):
+    # The first is of new files only, and has to come before anything else is written to them.
+    pragmas = (
+        "auto_vacuum=INCREMENTAL",
+        f"busy_timeout={_BUSY_MS}",
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+    )
+    for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
