@@ -262,6 +262,25 @@ def request(limits: convert.Limits, **constraints: object):
     return convert.request_of(message, limits, "id")
 
 
+@pytest.mark.parametrize("stop", [["x" * 65], [""], ["x"] * 17, ["x", "y" * (1 << 20)]])
+def test_stop_strings_are_as_short_and_few_as_a_manifest_may_state(stop):
+    message = router_pb2.GenerateRequest(
+        messages=[router_pb2.Message(role=router_pb2.ROLE_USER, content="hi")],
+        sampling=router_pb2.Sampling(stop=stop),
+    )
+    with pytest.raises(InvalidRequestError, match="at most 16 stop strings, none of them empty or over 64"):
+        convert.request_of(message, convert.Limits(1000, 10), "id")
+    message.sampling.stop[:] = ["x" * 64] * 16
+    assert convert.request_of(message, convert.Limits(1000, 10), "id").sampling.stop == ("x" * 64,) * 16
+
+
+@pytest.mark.parametrize("field", ["specialist", "task_type"])
+def test_what_names_something_is_no_longer_than_a_name(field):
+    with pytest.raises(InvalidRequestError, match="257 characters; the limit is 256") as caught:
+        request(convert.Limits(1000, 10), **{field: "x" * 257})
+    assert caught.value.field == f"constraints.{field}"
+
+
 # Values to messages
 
 EVIDENCE = Evidence(

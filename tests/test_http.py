@@ -16,14 +16,18 @@ import httpx2
 import openai
 import pytest
 import trustme
+from pydantic import ValidationError
 
 from harness import Cloud, Running, Site, running, until, write_prices
-from pointsman.errors import ConfigError
+from pointsman.errors import ConfigError, InvalidRequestError
 from pointsman.sections import Server, Tls
 from pointsman.service.chat_reply import Reply, _logprobs
+from pointsman.service.chat_request import asked_of
+from pointsman.service.convert import Limits
 from pointsman.service.doors import Doors
 from pointsman.service.http import HttpServer
 from pointsman.service.server import ensure_safe
+from pointsman.values.catalog import Catalog
 from pointsman.values.events import Escalation, Token
 from test_doors import entry, write_callers
 
@@ -140,7 +144,7 @@ async def test_what_only_we_have_travels_in_the_body(site: Site) -> None:
             named = await at.ask(
                 REFUND, extra_body={"pointsman": {"task_type": "reasoning", "session_id": "s"}}
             )
-            with pytest.raises(openai.BadRequestError, match="Extra inputs are not permitted"):
+            with pytest.raises(openai.BadRequestError, match="no field that is known"):
                 await at.ask(FAR, extra_body={"pointsman": {"local": True}})
             with pytest.raises(openai.BadRequestError, match="contradicts"):
                 await at.ask(FAR, model="big-model", extra_body={"pointsman": {"local_only": True}})
@@ -173,6 +177,32 @@ async def test_what_only_we_have_travels_in_the_body(site: Site) -> None:
         ({"response_format": {"type": "json_object"}}, "response_format.type", "json_object"),
         ({"presence_penalty": 0.5}, "presence_penalty", "not supported"),
         ({"stop": ""}, "stop", "at least 1 character"),
+        ({"stop": "x" * 65}, "stop", "at most 64 characters"),
+        ({"stop": ["x", "x" * 65]}, "stop.1", "at most 64 characters"),
+        ({"stop": ["x"] * 17}, "stop", "at most 16 items"),
+        ({"seed": 1 << 63}, "seed", "less than"),
+        ({"store": True}, "store", "not supported"),
+        ({"reasoning_effort": "high"}, "reasoning_effort", "not supported"),
+        ({"logprobs": True, "top_logprobs": 5}, "top_logprobs", "0"),
+        ({"temprature": 1}, "temprature", "no field that is known"),
+        ({"pointsman": {"local": True}}, "pointsman.local", "no field that is known"),
+        ({"model": "x" * 300}, "model", "at most 256 characters"),
+        ({"pointsman": {"task_type": "x" * 300}}, "pointsman.task_type", "at most 256 characters"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format.type",
+            "json_schema",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}]},
+            "messages.0.tool_calls",
+            "not supported",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 257}]},
+            "messages.0.content",
+            "at most 256 items",
+        ),
         ({"local_only": True}, "local_only", "belongs under 'pointsman'"),
         ({"constraints": {"local_only": True}}, "constraints", "belongs under 'pointsman'"),
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', None, "half of a surrogate pair"),
@@ -197,6 +227,32 @@ async def test_a_bad_body_is_refused_with_its_field(
     assert error["param"] == param
     assert message in error["message"]
     assert still.status_code == 200
+
+
+PATTERNS = [
+    b'{"messages": [%s]}',
+    b'{"messages": [{"role": "user", "content": [%s]}]}',
+    b'{"messages": [{"role": "user", "content": "x"}], "stop": [%s]}',
+    b'{"messages": [{"role": "user", "content": "x"}], "pointsman": [%s]}',
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+async def test_a_large_body_of_tiny_values_is_refused_before_it_is_parsed(site: Site, pattern: bytes) -> None:
+    async with door(site, engines=False) as at:
+        answer = await at.post(pattern % b",".join([b"{}"] * ((4 << 20) // 3 - 40)))
+    assert answer.status_code == 400
+    assert "more values than a conversation of 262144 bytes has" in answer.text
+    assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_of_many_faults_few_are_counted(pattern: bytes) -> None:
+    body = pattern % b",".join([b"{}"] * 100_000)
+    with pytest.raises(InvalidRequestError) as caught:
+        asked_of(body, Catalog(), (), Limits(1 << 20, 256), "id", "")
+    found = caught.value.__context__
+    assert found is None or (isinstance(found, ValidationError) and found.error_count() < 5)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +280,39 @@ async def test_a_deadline_ends_the_call_and_frees_what_it_held(site: Site) -> No
                 await at.ask(FAR, extra_body={"pointsman": {"deadline_s": 0.5}})
             await until(cloud.closed_early.is_set)
     assert late.value.status_code == 504
+
+
+async def test_fields_that_say_nothing_of_the_answer_are_taken(site: Site) -> None:
+    with Cloud() as cloud:
+        async with door(site, engines=False, cloud=cloud.settings) as at:
+            answer = await at.ask(
+                messages=[
+                    {"role": "developer", "content": "Be brief."},
+                    {"role": "user", "content": [{"type": "text", "text": FAR}], "name": "ann"},
+                    {"role": "assistant", "content": "Yes.", "refusal": None, "tool_calls": None},
+                    {"role": "user", "content": FAR},
+                ],
+                n=1,
+                user="ann",
+                seed=7,
+                temperature=0.5,
+                top_p=0.9,
+                max_completion_tokens=9,
+                response_format={"type": "text"},
+                stop=["END"],
+                logprobs=False,
+                metadata={"team": "shop"},
+                store=False,
+                tools=[],
+                safety_identifier="a",
+                parallel_tool_calls=False,
+                service_tier="auto",
+            )
+    assert answer.choices[0].message.content == "from the cloud"
+    (sent,) = cloud.requests
+    assert (sent["seed"], sent["temperature"], sent["top_p"], sent["max_tokens"]) == (7, 0.5, 0.9, 9)
+    assert sent["stop"] == ["END"]
+    assert not {"user", "metadata", "store", "name"} & sent.keys()
 
 
 def test_log_probabilities_are_json_and_those_of_what_stands() -> None:

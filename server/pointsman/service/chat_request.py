@@ -6,11 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from pointsman.errors import InvalidRequestError, UnknownNameError
-from pointsman.service.convert import Limits, check_caller, check_messages
+from pointsman.service.convert import (
+    MAX_NAME,
+    MAX_STOP,
+    MAX_STOPS,
+    Limits,
+    check_caller,
+    check_count,
+    check_messages,
+)
 from pointsman.values.catalog import Catalog
 from pointsman.values.request import Constraints, Message, Request, Role, Sampling, Tier
 
@@ -21,10 +29,21 @@ _ROLES = {
     "user": Role.USER,
     "assistant": Role.ASSISTANT,
 }
-_MAX_STOPS = 16
+_MAX_PARTS = 256
+_SPARE_VALUES = 1024
 _SHOWN = 80
 
-Unit = Annotated[float, Field(ge=0, le=1)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+
+
+def _unsupported(value: object) -> None:
+    """Refuse what says something."""
+    if value not in (None, [], {}):
+        raise PydanticCustomError("refused", "is not supported here")
+
+
+Unsupported = Annotated[None, BeforeValidator(_unsupported)]
 
 
 class _Part(BaseModel):
@@ -34,7 +53,11 @@ class _Part(BaseModel):
 
 class _Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[_Part]
+    # Of a list, the first fault is told of: a fault costs a kilobyte, and a body has room for a million.
+    content: str | Annotated[list[_Part], Field(max_length=_MAX_PARTS, fail_fast=True)]
+    tool_calls: Unsupported = None
+    function_call: Unsupported = None
+    audio: Unsupported = None
 
     @property
     def text(self) -> str:
@@ -54,30 +77,24 @@ class _Format(BaseModel):
 class _Ours(BaseModel):
     """What chat completions have no field for; `extra_body={"pointsman": {…}}` in the client of OpenAI."""
 
-    model_config = ConfigDict(extra="forbid")
-
     session_id: Annotated[str, Field(max_length=128)] = ""
-    task_type: str | None = None
+    task_type: Name | None = None
     tier: Tier | None = None
     local_only: bool = False
     deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class _Body(BaseModel):
-    """Fields that are read. Others that change what is answered are refused below; the rest says nothing here."""
+    """Fields that are read. Others are refused, but for those that say nothing of the answer."""
 
-    model: str = AUTO
-    messages: list[_Message]
+    model: Name = AUTO
+    messages: Annotated[list[_Message], Field(fail_fast=True)]  # their number is a setting: see `_body`
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
-    stop: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=_MAX_STOPS)]
-        | None
-    ) = None
-    seed: int | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     logprobs: bool | None = False
     top_logprobs: Literal[0] | None = None
     n: Literal[1] | None = 1
@@ -89,9 +106,15 @@ class _Body(BaseModel):
 
 _REFUSED = (
     "tools", "tool_choice", "functions", "function_call", "logit_bias", "audio", "modalities", "prediction",
-    "web_search_options", "presence_penalty", "frequency_penalty",
+    "web_search_options", "presence_penalty", "frequency_penalty", "reasoning_effort", "verbosity", "store",
+    "moderation",
 )  # fmt: skip
-"""Fields that would change the answer, and are not supported."""
+"""Fields of chat completions that would change the answer or what becomes of it, and are not supported."""
+_IGNORED = (
+    "user", "safety_identifier", "metadata", "service_tier", "parallel_tool_calls", "prompt_cache_key",
+    "prompt_cache_retention", "prompt_cache_options",
+)  # fmt: skip
+"""Fields of chat completions that say nothing of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +143,7 @@ def asked_of(
         UnknownNameError: no such model.
 
     """
-    body = _body(content)
+    body = _body(_fields(content, limits), limits)
     messages = tuple(Message(_ROLES[message.role], message.text) for message in body.messages)
     check_messages(messages, limits)
     check_caller(caller)
@@ -166,7 +189,12 @@ def _model(name: str, catalog: Catalog, cloud_models: Sequence[str]) -> tuple[st
     raise UnknownNameError("model", name, [AUTO, *(s.name for s in catalog.specialists), *cloud_models])
 
 
-def _body(content: bytes) -> _Body:
+def _fields(content: bytes, limits: Limits) -> dict[str, Any]:
+    # Each value of JSON takes a hundred bytes of memory, and two of the body. A conversation within its limits has
+    # no more of these signs than bytes; what has more is not parsed.
+    if sum(map(content.count, b"{[,")) > limits.prompt_bytes + _SPARE_VALUES:
+        text = f"more values than a conversation of {limits.prompt_bytes} bytes has (server.max_prompt_bytes)"
+        raise InvalidRequestError("", f"the body holds {text}")
     try:
         fields: Any = json.loads(content)
         json.dumps(fields, ensure_ascii=False).encode()
@@ -177,8 +205,14 @@ def _body(content: bytes) -> _Body:
         raise InvalidRequestError("", f"the body is not JSON: {reason}") from None
     if not isinstance(fields, dict):
         raise InvalidRequestError("", f"the body must be a JSON object (got {type(fields).__name__})")
+    return fields
+
+
+def _body(fields: dict[str, Any], limits: Limits) -> _Body:
+    if isinstance(messages := fields.get("messages"), list):
+        check_count(len(messages), limits)
     for name in _REFUSED:
-        if fields.get(name) not in (None, 0, [], {}, "none", ["text"]):
+        if fields.pop(name, None) not in (None, 0, [], {}, "none", ["text"]):
             raise InvalidRequestError(name, "is not supported here")
     for name in (
         *_Ours.model_fields,
@@ -186,13 +220,25 @@ def _body(content: bytes) -> _Body:
     ):  # what keeps a conversation here must not be passed over
         if name in fields:
             raise InvalidRequestError(name, f"belongs under 'pointsman': {{'pointsman': {{{name!r}: …}}}}")
+    _ensure_known(fields, {*_Body.model_fields, *_IGNORED}, "")
+    if isinstance(ours := fields.get("pointsman"), dict):
+        _ensure_known(ours, set(_Ours.model_fields), "pointsman.")
     try:
         return _Body.model_validate(fields)
     except ValidationError as error:
-        # Of a text or a list, both kinds are told of: the fault that lies deepest is the one that was meant.
-        first = max(error.errors(include_url=False), key=lambda item: len(item["loc"]))
+        # Of a text or a list, both kinds are told of: the fault that lies deepest, or is none of kind, was meant.
+        first = max(
+            error.errors(include_url=False), key=lambda i: (len(i["loc"]), not i["type"].endswith("_type"))
+        )
         field = re.sub(r"\.(str|constrained-str|list\[.*?\])(?=\.|$)", "", ".".join(map(str, first["loc"])))
         raise InvalidRequestError(field, f"{first['msg']}{_shown(first)}") from None
+
+
+def _ensure_known(fields: dict[str, Any], known: set[str], path: str) -> None:
+    """Refuse the first field that is not known. Said here, not by the models, which would tell of a million."""
+    unknown = next((name for name in fields if name not in known), None)
+    if unknown is not None:
+        raise InvalidRequestError(f"{path}{unknown[:_SHOWN]}", "is no field that is known here")
 
 
 def _shown(item: ErrorDetails) -> str:

@@ -19,7 +19,10 @@ _TIERS = {pb.TIER_UNSPECIFIED: None} | {number: tier for tier, number in TIERS.i
 REASONS = {reason: f"DECISION_REASON_{reason.name}" for reason in Reason}
 FINISHES = {reason: f"FINISH_REASON_{reason.name}" for reason in FinishReason}
 _MAX_TEMPERATURE = 2.0
-_MAX_STOPS = 16
+MAX_STOPS, MAX_STOP = 16, 64
+"""Stop strings of a request, and characters of one: what manifests may state too."""
+MAX_NAME = 256
+"""Characters of what names a specialist, a model or a task type."""
 _MAX_SESSION_ID = 128
 
 
@@ -126,6 +129,11 @@ def check_messages(messages: Sequence[Message], limits: Limits) -> None:
 
 
 def _constraints(constraints: pb.Constraints, sampling: Sampling) -> Constraints:
+    for field in ("specialist", "task_type"):
+        length = len(getattr(constraints, field))
+        if length > MAX_NAME:
+            text = f"{length} characters; the limit is {MAX_NAME}"
+            raise InvalidRequestError(f"constraints.{field}", text)
     if constraints.tier not in _TIERS:
         raise InvalidRequestError("constraints.tier", f"unknown tier {constraints.tier}")
     return Constraints(
@@ -148,8 +156,9 @@ def _sampling(sampling: pb.Sampling) -> Sampling:
         raise InvalidRequestError("sampling.top_p", f"{top_p} is not within 0 and 1")
     if max_tokens == 0:
         raise InvalidRequestError("sampling.max_tokens", "0 tokens are no answer")
-    if len(sampling.stop) > _MAX_STOPS or not all(sampling.stop):
-        raise InvalidRequestError("sampling.stop", f"at most {_MAX_STOPS} stop strings, none of them empty")
+    if len(sampling.stop) > MAX_STOPS or not all(0 < len(stop) <= MAX_STOP for stop in sampling.stop):
+        text = f"at most {MAX_STOPS} stop strings, none of them empty or over {MAX_STOP} characters"
+        raise InvalidRequestError("sampling.stop", text)
     seed = given("seed")
     return Sampling(
         temperature=temperature,

@@ -45,6 +45,8 @@ from pointsman.values.decision import Routed
 
 _log = structlog.get_logger()
 _POLL_S = 0.05
+_LARGE = 64 << 10
+"""Bytes of a body from which it is read beside the event loop."""
 _BODY_S = 10.0
 _CLOSE_S = 1
 _STATUSES = {
@@ -158,9 +160,8 @@ class HttpServer:
 
     async def _chat(self, call: "_Call") -> None:
         content = await _content(call.request, self._settings.max_message_bytes)
-        asked = asked_of(
-            content, self._catalogs.catalog, self._cloud_models, self._limits, call.request_id, call.caller
-        )
+        told = content, self._catalogs.catalog, self._cloud_models, self._limits, call.request_id, call.caller
+        asked = asked_of(*told) if len(content) < _LARGE else await asyncio.to_thread(asked_of, *told)
         traced = replace(asked.request, traceparent=call.request.headers.get(TRACEPARENT, ""))
         deadline_s = asked.request.budget_s
         try:
