@@ -29,9 +29,11 @@ class PointsmanError(Exception):
 
     public: what callers are told where that is less than the whole
     logged: what the log is told, where the whole may quote a prompt
+    retries: times that the cloud was asked again before it failed for good; None where it was not asked
     """
 
     noted = False
+    retries: int | None = None
     public = ""
     logged = ""
 

@@ -8,7 +8,7 @@ from pointsman.generation.prompt import constraint_of
 from pointsman.router.router import Route
 from pointsman.values.catalog import Specialist
 from pointsman.values.decision import Decision
-from pointsman.values.events import Escalation, Finished, FinishReason, Shortfall, Token, Usage
+from pointsman.values.events import Cost, Escalation, Finished, FinishReason, Shortfall, Token, Usage
 from pointsman.values.request import Request
 
 
@@ -18,6 +18,8 @@ class Answer:
 
     versions: of specialists that were asked, by the specialist's name
     asked_ms: when what may take over was asked; None while nothing was
+    spent, uncounted: what answers of the cloud cost that do not stand, and how many of those nobody told the tokens of
+    retries: times that the cloud was asked again for them
     drawn: whether it is one of those that the cloud is asked as well; logprobs: then of its local tokens
     """
 
@@ -33,6 +35,9 @@ class Answer:
     shortfall: Shortfall | None = None
     versions: dict[str, Specialist] = field(default_factory=dict)
     asked_ms: float | None = None
+    spent: Cost | None = None
+    uncounted: int = 0
+    retries: int = 0
     drawn: bool = False
     logprobs: list[float | None] = field(default_factory=list)
     _logprob: float | None = None

@@ -1,9 +1,9 @@
 """The OpenAI chat-completions protocol, spoken to local engines and the cloud alike."""
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from itertools import chain, repeat
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -23,8 +23,26 @@ _DEFAULT_RETRY_S = 1.0
 _LONGEST_RETRY_S = 3600.0
 
 Again = Callable[[], Awaitable[None]]
-_again: ContextVar[Iterator[Again | None] | None] = ContextVar("again", default=None)
-"""What is to be done before each of the requests that the official client sends for one question."""
+
+
+@dataclass(slots=True)
+class _Sending:
+    """The requests that the official client sends for one question, and what is to be done before each but the first."""
+
+    again: Again | None
+    sent: int = 0
+
+    @property
+    def retries(self) -> int:
+        return max(0, self.sent - 1)
+
+    def failed(self, why: str, retry_after_s: float | None = None) -> BackendDownError:
+        error = BackendDownError(why, retry_after_s=retry_after_s)
+        error.retries = self.retries
+        return error
+
+
+_sending: ContextVar[_Sending | None] = ContextVar("sending", default=None)
 
 
 class ChatClient:
@@ -74,14 +92,15 @@ class ChatClient:
         """Answer; see `Backend.stream`. `again` is called before the question is sent another time."""
         finish: FinishReason | None = None
         usage = Usage()
+        sending = _Sending(again)
         try:
-            sending = _again.set(chain([None], repeat(again)))
+            entered = _sending.set(sending)
             try:
                 raw = await self._client.chat.completions.with_raw_response.create(
                     **self._arguments(question)
                 )
             finally:
-                _again.reset(sending)
+                _sending.reset(entered)
             response = raw.parse()
             async with response:
                 async for chunk in response:
@@ -93,18 +112,17 @@ class ChatClient:
                         if choice.finish_reason:
                             finish = _FINISH.get(choice.finish_reason, FinishReason.STOP)
         except openai.APIError as error:
-            raise self._translate(error) from error
+            told = self._translate(error)
+            told.retries = sending.retries
+            raise told from error
         except httpx2.HTTPError as error:  # a connection that broke within the answer
-            raise BackendDownError(
-                f"{self._name} broke off within the answer: {type(error).__name__}",
-                retry_after_s=_DEFAULT_RETRY_S,
-            ) from error
+            why = f"{self._name} broke off within the answer: {type(error).__name__}"
+            raise sending.failed(why, _DEFAULT_RETRY_S) from error
         except ValueError as error:  # not JSON, not UTF-8
-            raise BackendDownError(f"{self._name} sent what is no chat-completions stream") from error
+            raise sending.failed(f"{self._name} sent what is no chat-completions stream") from error
         if finish is None:
-            raise BackendDownError(
-                f"{self._name} ended its stream without finishing the answer", retry_after_s=_DEFAULT_RETRY_S
-            )
+            why = f"{self._name} ended its stream without finishing the answer"
+            raise sending.failed(why, _DEFAULT_RETRY_S)
         yield Finished(finish, usage, raw.retries_taken)
 
     def _arguments(self, question: Question) -> dict[str, Any]:
@@ -129,7 +147,7 @@ class ChatClient:
             arguments["extra_body"] = {"lora": lora}
         return arguments
 
-    def _translate(self, error: openai.APIError) -> Exception:
+    def _translate(self, error: openai.APIError) -> PointsmanError:
         if isinstance(error.__cause__, PointsmanError):  # ours, of what is done before a request
             return error.__cause__
         if isinstance(error, openai.APITimeoutError):
@@ -142,7 +160,7 @@ class ChatClient:
             return self._translate_status(error)
         return BackendDownError(f"{self._name} failed within the answer: {error.message}")
 
-    def _translate_status(self, error: openai.APIStatusError) -> Exception:
+    def _translate_status(self, error: openai.APIStatusError) -> PointsmanError:
         status = error.status_code
         if status in {401, 403}:  # what it says of the key is not for callers
             message = f"{self._name} answered {status} to our key; check cloud.api_key"
@@ -158,9 +176,12 @@ class ChatClient:
 
 
 async def _before(_: httpx2.Request) -> None:
-    of_question = _again.get()
-    if of_question is not None and (again := next(of_question)) is not None:
-        await again()
+    sending = _sending.get()
+    if sending is None:
+        return
+    sending.sent += 1
+    if sending.sent > 1 and sending.again is not None:
+        await sending.again()
 
 
 def _usage(chunk: ChatCompletionChunk) -> Usage:

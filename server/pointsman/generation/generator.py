@@ -34,6 +34,7 @@ from pointsman.sections import Cascade as CascadeSettings
 from pointsman.values.catalog import FREE_TEXT, Specialist
 from pointsman.values.decision import Reason
 from pointsman.values.events import (
+    Cost,
     Done,
     Escalation,
     Event,
@@ -103,6 +104,7 @@ class Generator:
             takeover = self._takeover(answer, error)
             if takeover is None:
                 raise
+            answer.retries += error.retries or 0
             yield takeover
             async with aclosing(self._said(answer)) as said:
                 async for event in said:
@@ -255,12 +257,17 @@ class Generator:
         except _CLOUD_FAILURES as error:
             if not draft and answer.decision is not before:  # there is nothing that could stand
                 raise
+            answer.retries += error.retries or 0
+            answer.uncounted += answer.decision is not before
             failure = f"The cloud failed ({for_callers(error)})"
         if answer.decision is before:
             answer.asked_ms = None
             return
         if draft and finished is not None and finished.reason is FinishReason.CONTENT_FILTER:
             failure = "The cloud's content filter ended its answer"
+            answer.retries += finished.retries
+            answer.spent = self._cost(after.model, finished.usage)
+            answer.uncounted += answer.spent is None
         if failure:
             yield answer.move(draft_stands(before, failure), verdict, common_prefix(answer.said, draft))
             answer.finished = local or broken_off(0)
@@ -369,10 +376,9 @@ class Generator:
     def _done(self, answer: Answer) -> Done:
         finished = answer.finished
         assert finished is not None  # noqa: S101 - a backend's stream ends with it, or raises
-        cost = None
-        known = finished.usage != Usage()  # an endpoint that tells no tokens is not free
-        if self._egress is not None and answer.decision.specialist is None and known:
-            cost = self._egress.cloud.cost(answer.decision.model, finished.usage)
+        cost = answer.spent
+        if answer.decision.specialist is None:
+            cost = self._cost(answer.decision.model, finished.usage)
         timings = GenerateTimings(
             route=answer.route.routed.timings,
             queue_ms=answer.queue_ms,
@@ -386,5 +392,10 @@ class Generator:
             cost,
             answer.confidence,
             answer.shortfall,
-            finished.retries,
+            finished.retries + answer.retries,
+            answer.uncounted,
         )
+
+    def _cost(self, model: str, usage: Usage) -> Cost | None:
+        """Return what an answer of the cloud cost; an endpoint that tells no tokens is not free."""
+        return self._egress.cloud.cost(model, usage) if self._egress and usage != Usage() else None

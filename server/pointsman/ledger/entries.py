@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pointsman.errors import OverloadedError, PointsmanError, PolicyError
+from pointsman.errors import DeadlineError, OverloadedError, PointsmanError, PolicyError
 from pointsman.policy.conditions import facts_of
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Shortfall
@@ -40,6 +40,8 @@ class Story:
     policy: Action = Action.ALLOW
     said: str = ""
     first: Decision | None = None
+    pieces: int = 0
+    retries: int | None = None
     steps: list[Step] = field(default_factory=list)
 
     @classmethod
@@ -85,9 +87,20 @@ class Story:
             total_ms=self.elapsed_ms() if done is None else done.timings.total_ms,
             route_ms=self.timings.total_ms if self.timings else None,
             asked=asked_of(request, self.policy, self.first),
+            retries=self.retries if done is None else done.retries,
+            uncounted=self._uncounted(outcome) if done is None else done.uncounted,
             **({} if self.decision is None else _of_decision(self.decision)),
             **({} if done is None else _of_answer(done)),
         )
+
+
+    def _uncounted(self, outcome: str) -> int:
+        """Return how many answers of the cloud nobody told the tokens of, in a request that did not end well."""
+        decision = self.decision
+        if decision is None or decision.specialist is not None:
+            return int(decision is not None and decision.reason is Reason.DRAFT_STANDS)
+        asked = self.method == "generate" and (outcome == "cancelled" or self.pieces > 0)
+        return int(asked)
 
 
 def asked_of(request: Request, policy: Action = Action.ALLOW, first: Decision | None = None) -> str:
@@ -119,6 +132,8 @@ def failed_as(error: PointsmanError) -> str:
     """Return how a request came out that was not answered."""
     if isinstance(error, PolicyError):
         return "refused"
+    if isinstance(error, DeadlineError):
+        return "late"
     return "throttled" if isinstance(error, OverloadedError) else "failed"
 
 
@@ -151,7 +166,6 @@ def _of_answer(done: Done) -> dict[str, Any]:
         "completion_tokens": done.usage.completion_tokens,
         "queue_ms": done.timings.queue_ms,
         "ttft_ms": done.timings.ttft_ms or None,
-        "retries": done.retries,
         "cost": done.cost.amount if done.cost else None,
         "currency": done.cost.currency if done.cost else "",
     }

@@ -91,7 +91,6 @@ class Recorder:
         subject, story = self._subject(request), Story.of(request, "generate")
         local = _Local()
         found = NOTHING_FOUND
-        pieces = 0
         outcome = "cancelled"  # unless the answer ends in another way
         try:
             async with aclosing(self._generator.generate(request)) as events:
@@ -111,17 +110,17 @@ class Recorder:
                             local.end(event)
                             self._note_done(subject, story.decision, event)
                         case Token():
-                            pieces += 1
+                            story.pieces += 1
                             story.said += event.text if self._log_text else ""
                     yield event
         except PointsmanError as error:
-            outcome = failed_as(error)
+            outcome, story.retries = failed_as(error), error.retries
             if isinstance(error, PolicyError):
                 found = error.found
             local.fail(error)
             error.noted = True
             _log.warning(
-                "generate.failed", **subject, **_fields(story.decision), pieces=pieces, error=for_log(error)
+                "generate.failed", **subject, **_fields(story.decision), pieces=story.pieces, error=for_log(error)
             )
             raise
         except Exception:
@@ -132,7 +131,7 @@ class Recorder:
             self._auditor.ended(request, story.decision, outcome, found)
             self._keep(story, outcome)
             if outcome == "cancelled":
-                _log.info("generate.cancelled", **subject, **_fields(story.decision), pieces=pieces)
+                _log.info("generate.cancelled", **subject, **_fields(story.decision), pieces=story.pieces)
 
     async def feedback(self, said: Feedback) -> None:
         """Keep what a caller says of a request of theirs.

@@ -41,6 +41,7 @@ requests = Table(
     Column("scorer", String(16), nullable=False, server_default=""),
     Column("hardness_by", String(16), nullable=False, server_default=""),
     Column("asked", Text, nullable=False, server_default=""),
+    Column("uncounted", Integer),
     Column("prompt", Text),
     Column("answer", Text),
     Index("requests_time", "time"),

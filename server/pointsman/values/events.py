@@ -89,7 +89,9 @@ class Done:
 
     confidence: calibrated probability that the local answer is right; None when it was not judged
     shortfall: why the answer stands although it looks wrong; None when it does not
+    cost: of the cloud, also for an answer of its own that did not stand
     retries: times that the cloud was asked again
+    uncounted: answers of the cloud that broke off or were taken back, and are in no `cost`: nobody told their tokens
     """
 
     finish_reason: FinishReason
@@ -99,6 +101,7 @@ class Done:
     confidence: float | None = None
     shortfall: Shortfall | None = None
     retries: int = 0
+    uncounted: int = 0
 
 
 Event = Routed | Token | Escalation | Done

@@ -12,13 +12,14 @@ class Entry:
     time: Unix seconds at which it came
     method: `route` or `generate`
     outcome: `ok`, `escalated`, `flagged` (stands, and looks wrong), `invalid` (stands, and breaks its format),
-        `cancelled`, `throttled` (found no place), `failed` or `refused`
+        `cancelled`, `throttled` (found no place), `late` (no answer before the deadline), `failed` or `refused`
     routed_to: the specialist of the first decision; an escalation leaves `specialist` empty
     confidence_alone: before labelled traffic corrected it
     scorer, hardness_by: name what scored the prompt, and what judged how hard it is
     asked: what the request fixed, and what rules ask for, as JSON
     retries: times that the cloud was asked again
     cost: in `currency`, ISO 4217; None where no price is known
+    uncounted: answers of the cloud that broke off or were given up, and are in no `cost`: nobody told their tokens
     prompt, answer: redacted; None unless `ledger.text` is on
     """
 
@@ -56,6 +57,7 @@ class Entry:
     scorer: str = ""
     hardness_by: str = ""
     asked: str = ""
+    uncounted: int | None = None
     prompt: str | None = None
     answer: str | None = None
 
