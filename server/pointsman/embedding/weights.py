@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from pointsman.artifacts.disk import writing
 from pointsman.artifacts.store import ArtifactStore
+from pointsman.artifacts.verdict import sha256_of
 from pointsman.embedding.build import TOKENIZER
 from pointsman.values.catalog import Artifact
 
@@ -28,12 +30,13 @@ def default_weights(store: ArtifactStore) -> Path:
 
     """
     folder = store.models_dir / "official"
-    for name, sha256 in _FILES.items():
-        target = folder / name
-        if not target.is_file():
-            source = store.fetch(Artifact(_FOLDER + name, sha256))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f"{target.name}.partial")
-            partial.write_bytes(source.read_bytes())
-            partial.replace(target)
+    with writing(_FOLDER, folder):
+        for name, sha256 in _FILES.items():
+            target = folder / name
+            if not target.is_file() or sha256_of(target) != sha256:
+                source = store.fetch(Artifact(_FOLDER + name, sha256))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial = target.with_name(f"{target.name}.partial")
+                partial.write_bytes(source.read_bytes())
+                partial.replace(target)
     return folder

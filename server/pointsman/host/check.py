@@ -31,15 +31,8 @@ def check_catalog(settings: Settings, *, fetch: bool) -> Report:
     notes = []
     folders = (settings.paths.intents, settings.paths.specialists)
     problems += [f"{folder}/: no such folder" for folder in folders if not folder.is_dir()]
-    unchecked = 0
-    for specialist in catalog.specialists:
-        if not fetch and not all(store.has(artifact) for artifact in specialist.artifacts):
-            unchecked += 1
-            continue
-        try:
-            fetch_and_check(store, specialist)
-        except ArtifactError as error:
-            problems.append(f"specialists: {specialist.name}: {error}")
+    found, unchecked = _check_files(store, catalog, fetch=fetch)
+    problems += found
     if unchecked:
         notes.append(f"model files of {unchecked} specialists are not fetched and not checked; use --fetch")
     general = settings.routing.general_specialist
@@ -61,6 +54,24 @@ def check_catalog(settings: Settings, *, fetch: bool) -> Report:
     return Report(tuple(problems), tuple(notes), _summary(catalog, len(problems)))
 
 
+def _check_files(store: ArtifactStore, catalog: Catalog, *, fetch: bool) -> tuple[list[str], int]:
+    """Return what is wrong with model files, and how many specialists' are not here and not to be fetched."""
+    problems = []
+    unchecked = 0
+    for specialist in catalog.specialists:
+        if not fetch and not all(store.has(artifact) for artifact in specialist.artifacts):
+            unchecked += 1
+            continue
+        try:
+            if not fetch:
+                for artifact in specialist.artifacts:
+                    store.verify(artifact)
+            fetch_and_check(store, specialist)
+        except ArtifactError as error:
+            problems.append(f"specialists: {specialist.name}: {error}")
+    return problems, unchecked
+
+
 def _unpriced(settings: Settings) -> Iterator[str]:
     path = settings.paths.prices
     if not path.exists():
@@ -76,7 +87,7 @@ def _unpriced(settings: Settings) -> Iterator[str]:
 
 
 def pull_models(settings: Settings, progress: Progress) -> Iterator[str]:
-    """Fetch the encoder and all model files; yields a line each.
+    """Fetch the encoder and all model files, and hash what was fetched before; yields a line each.
 
     Raises:
         ArtifactError: one cannot be had or is not the promised one.
@@ -84,7 +95,7 @@ def pull_models(settings: Settings, progress: Progress) -> Iterator[str]:
     """
     interactive = sys.stderr.isatty()
     store = ArtifactStore(
-        settings.paths.models, settings.paths.specialists, progress, interactive=interactive
+        settings.paths.models, settings.paths.specialists, progress, interactive=interactive, recheck=True
     )
     encoder = load_encoder(settings.encoder, store)
     yield f"encoder {settings.encoder.model}: {encoder.dimensions} dimensions, hash {encoder.hash[:12]}"
