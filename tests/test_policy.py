@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import threading
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from pointsman.errors import CatalogError, ConfigError, PolicyError
 from pointsman.host.policy_source import PolicySource
 from pointsman.policy.detect import Detector
 from pointsman.policy.gate import Gate
-from pointsman.policy.plain_text import plain_text
+from pointsman.policy.plain_text import plain_text, readings
 from pointsman.policy.redact import Redaction, redact
 from pointsman.values.kinds import PRESIDIO
 from pointsman.values.policy import SECRET, UNREADABLE, Action, Pattern, Policy, Span, WordList
@@ -118,6 +121,130 @@ def test_words_are_found_however_they_are_written(rules_cache: Path, text: str) 
 def test_look_alike_digits_and_invisible_characters_hide_nothing(everything: Detector, text: str) -> None:
     (span,) = (span for span in everything.find(text) if span.kind == "payment_card")
     assert text[span.start : span.end] == text.removeprefix("charge ").removesuffix(" again")
+
+
+VALUES = {
+    "email": "jane.doe@acme-corp.com",
+    "phone": "+49 30 901820",
+    "payment_card": CARD,
+    "iban": IBAN,
+    "ip_address": "203.0.113.77",
+    "us_ssn": "536-22-8714",
+}
+DISGUISES: dict[str, Callable[[str], str]] = {
+    "full width": lambda value: "".join(chr(ord(c) + 0xFEE0) if c.isalnum() else c for c in value),
+    "zero-width joiner": "\u200d".join,
+    "control": lambda value: f"{value[:3]}\x00{value[3:]}",
+    "the empty pattern of Braille": lambda value: f"{value[:3]}\u2800{value[3:]}",
+    "a vowel that is inherent": lambda value: f"{value[:3]}\u17b4{value[3:]}",
+    "circled digits": lambda value: "".join(chr(0x2775 + int(c)) if c in "123456789" else c for c in value),
+    "digits in brackets": lambda value: "".join(
+        chr(0x2473 + int(c)) if c in "123456789" else c for c in value
+    ),
+    "underlined": lambda value: "".join(f"{c}\u0332" if c.isalnum() else c for c in value),
+    "Chinese around": "邮箱{}谢谢".format,
+    "Japanese around": "これは{}です".format,
+    "Korean around": "번호{}입니다".format,
+    "Thai around": "หมายเลข{}ครับ".format,
+    "as a part of a name": "backup_{}_old".format,
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+@pytest.mark.parametrize("kind", VALUES)
+def test_no_kind_is_hidden_by_how_it_is_written(everything: Detector, kind: str, disguise: str) -> None:
+    text = DISGUISES[disguise](VALUES[kind])
+    start = text.index(VALUES[kind]) if VALUES[kind] in text else 0
+    end = start + len(VALUES[kind]) if VALUES[kind] in text else len(text.rstrip("\u0332"))
+    covered = {i for s in everything.find(text) if s.kind == kind for i in range(s.start, s.end)}
+    assert covered >= set(range(start, end))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ann@corp.local",
+        "ann@mail.internal",
+        "ann@pc7.lan",
+        "jane.doe@acme-corp.org_old",
+        "ann@acme-corp.org.Please",
+    ],
+)
+def test_an_address_is_found_on_hosts_inside_and_with_something_that_touches_it(
+    everything: Detector, text: str
+) -> None:
+    assert "email" in kinds_in(everything, f"ask {text} about it")
+
+
+@pytest.mark.parametrize(
+    "text", ["foo@bar", "lodash@4.17.21", "@app.route", "ann @ acme-corp.org", "@pytest.fixture"]
+)
+def test_not_everything_with_an_at_is_an_address(everything: Detector, text: str) -> None:
+    assert "email" not in kinds_in(everything, f"see {text} in it")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4111\t1111\t1111\t1111", "4111/1111/1111/1111", "4111·1111·1111·1111", "4111.1111.1111.1111",
+        "4111\n1111\n1111\n1111", "4111  1111  1111  1111", "4111 - 1111 - 1111 - 1111", "4111_1111_1111_1111",
+        "4111-1111-1111-1111-123", "4111111111111111EUR", "card_4111111111111111", "3782.822463.10005",
+    ],
+)  # fmt: skip
+def test_a_card_is_found_whatever_parts_its_groups_or_touches_it(everything: Detector, text: str) -> None:
+    (span,) = (s for s in everything.find(f"pay by {text} now") if s.kind == "payment_card")
+    found = f"pay by {text} now"[span.start : span.end]
+    assert "".join(filter(str.isdigit, found)) in {"4111111111111111", "378282246310005"}
+
+
+@pytest.mark.parametrize("text", ["0.4111111111111111", "9f4111111111111111b2", "+4111111111111111"])
+def test_a_fraction_a_hash_and_a_telephone_number_are_no_cards(everything: Detector, text: str) -> None:
+    assert "payment_card" not in kinds_in(everything, f"it is {text} today")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("これは社外秘です", "社外秘"),
+        ("the falcon_budget.xlsx", "falcon"),
+        ("my Falcon2 notes", "Falcon"),
+        ("the falcon预算 of", "falcon"),
+        ("F\u0332a\u0332lcon", "F\u0332a\u0332lcon"),
+        ("in C++x and", "C++"),
+        ("falconry, unfalcon, Falken 77", None),
+    ],
+)
+def test_words_end_where_a_reader_sees_them_end(rules_cache: Path, text: str, found: str | None) -> None:
+    words = (WordList("project", ("社外秘", "Falcon", "Falken 7", "C++")),)
+    spans = Detector(Policy({"project": Action.REFUSE}, words=words), rules_cache).find(text)
+    assert [text[s.start : s.end] for s in spans] == ([found] if found else [])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        ("（機密）", "これは（機密）です"),
+        ("（機密）", "これは(機密)です"),
+        ("[ｦ-ﾟ]{3}", "half width ｱｲｳ here"),
+        (r"第\d+号", "これは第12号です"),
+        (r"第\d+号", "これは第１２号です"),
+        (r"\bCUST-\d{6}\b", "客户CUST-123456的"),
+        ("Größe–[ＡＢ]", "die Größe-A da"),
+    ],
+)
+def test_a_pattern_of_ones_own_means_what_its_characters_look_like(
+    rules_cache: Path, pattern: str, text: str
+) -> None:
+    policy = Policy({"own": Action.REFUSE}, (Pattern("own", pattern),))
+    assert kinds_in(Detector(policy, rules_cache), text) == {"own"}
+
+
+@given(st.text())
+def test_every_reading_knows_the_way_back(text: str) -> None:
+    for plain in readings(text):
+        for i in range(len(plain.text)):
+            start, end = plain.before(i, i + 1)
+            assert 0 <= start < end <= len(text)
 
 
 @given(st.text())
@@ -226,20 +353,66 @@ async def test_a_pattern_that_takes_long_does_not_stop_the_loop(rules_cache: Pat
 async def test_a_gigantic_conversation_is_read_to_its_end_without_stopping_the_loop(
     everything: Detector,
 ) -> None:
-    ticks = 0
+    ticks: list[float] = []
 
     async def tick() -> None:
-        nonlocal ticks
         while True:
-            ticks += 1
-            await asyncio.sleep(0)
+            ticks.append(asyncio.get_running_loop().time())
+            await asyncio.sleep(0.005)
 
     ticking = asyncio.create_task(tick())
-    texts = [f"turn {i}: nothing to see here, move along. " * 25 for i in range(200)] + [f"and {CARD}"]
+    texts = [f"turn {i}: nothing to see here, move along. " * 25 for i in range(200)]
+    texts[120] += f"and {CARD}"
     admitted = await gate(everything, {"payment_card": Action.STAY_LOCAL}).admit(asked(*texts))
+    ticks.append(asyncio.get_running_loop().time())
     ticking.cancel()
-    assert admitted.screening.describe(Action.STAY_LOCAL) == "payment_card (message 201)"
-    assert ticks > 1
+    assert admitted.screening.describe(Action.STAY_LOCAL) == "payment_card (message 121)"
+    assert max(later - earlier for earlier, later in pairwise(ticks)) < 1
+
+
+class Watched(Detector):
+    """Finds nothing; knows the threads that asked."""
+
+    def __init__(self) -> None:
+        self.threads: list[threading.Thread] = []
+
+    def find(self, text: str) -> tuple[Span, ...]:
+        self.threads.append(threading.current_thread())
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("text", "on_the_loop"),
+    [
+        ("please look into this and tell me what went wrong " * 8 + "with 4471-2231", True),
+        ("für mich ist das schön " * 20, True),
+        ("nothing to see here " * 300, False),
+        ("4471 2231 " * 40, False),  # numbers are looked at by everybody
+        ("请看一下这个测试文本" * 60, False),
+    ],
+)
+async def test_what_takes_long_to_read_is_read_on_a_thread(text: str, on_the_loop: bool) -> None:
+    watched = Watched()
+    await Gate(Policy({"phone": Action.REDACT}), watched).admit(asked("hello", text))
+    assert [thread is threading.current_thread() for thread in watched.threads] == [on_the_loop] * 2
+
+
+@pytest.mark.parametrize("turns", [["4111 2222 " * 20_000], ["4111 2222 " * 900 + str(i) for i in range(40)]])
+async def test_a_conversation_that_takes_absurdly_long_to_read_stays_local(
+    rules_cache: Path, turns: list[str]
+) -> None:
+    policy = Policy({"phone": Action.REDACT}, phone_regions=("US", "DE"))
+    admitted = await Gate(policy, Detector(policy, rules_cache, budget_s=0.2)).admit(asked(*turns))
+    assert admitted.constraints.local_only
+    assert UNREADABLE in {finding.kind for finding in admitted.screening.findings}
+
+
+def test_what_stands_where_a_long_text_is_cut_to_pieces_is_found_once(everything: Detector) -> None:
+    near = "x" * 15_100 + " "
+    for begins in range(15_000, 16_500, 7):
+        text = f"{near[:begins].ljust(begins)}{CARD} and {'y' * 20_000}"
+        found = [s for s in everything.find(text) if s.kind == "payment_card"]
+        assert [(s.start, s.end) for s in found] == [(begins, begins + len(CARD))]
 
 
 async def test_redaction_replaces_each_thing_by_one_placeholder_everywhere(everything: Detector) -> None:

@@ -3,8 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 
-_RUN = re.compile(r"(?<![\w.+-])\d{1,19}(?:[ -]\d{1,19})*(?![\w-])")
-_GROUP = re.compile(r"\d[\d-]*")
+_RUN = re.compile(r"\d+(?:(?:[ \t]{1,2}|\r?\n|[./·•|_-]| - )\d+)*")
+_GROUP = re.compile(r"\d+")
+_USUAL = frozenset((" ", "-"))
+"""What may stand between groups of any length; between others, the groups must be those of a card."""
+_FORMS = ((4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4), (4, 4, 4, 2), (4, 4, 4, 1))
+"""Groups as they are embossed."""
 _LEAST_OF_A_GROUP = 3
 _FOURS = 4
 _LEAST, _MOST = 12, 19
@@ -20,8 +24,8 @@ _ISSUED = re.compile(
 def card_spans(text: str) -> Iterator[tuple[int, int]]:
     """Yield the start and end of each card's number.
 
-    Beside a number may stand others, of an expiry or a check: of a run of digits, every part between spaces is
-    looked at, the longest first.
+    Beside a number may stand others, of an expiry or a check: of a run of digits, every part is looked at, the
+    longest first.
 
     Raises:
         ModuleNotFoundError: the extra `policy` is not installed.
@@ -30,7 +34,8 @@ def card_spans(text: str) -> Iterator[tuple[int, int]]:
     for run in _RUN.finditer(text):
         if len(run.group()) < _LEAST:
             continue
-        if _is_card(re.sub(r"[ -]", "", run.group())):
+        whole = re.sub(r"[ -]", "", run.group())
+        if _is_card(whole) and _stands_alone(text, *run.span()):
             yield run.span()
             continue
         groups = [match.span() for match in _GROUP.finditer(text, *run.span())]
@@ -47,19 +52,40 @@ def _card_from(text: str, groups: Sequence[tuple[int, int]], first: int) -> int 
 
     Its last group may be short where the others are of four digits: cards of thirteen and fourteen are written so.
     """
-    digits, found, in_fours = "", None, True
+    digits, found, in_fours, usual, lengths = "", None, True, True, list[int]()
     for last in range(first, len(groups)):
-        group = text[slice(*groups[last])]
-        digits += group.replace("-", "")
-        short = len(group) < _LEAST_OF_A_GROUP
+        start, end = groups[last]
+        if last > first:
+            usual = usual and text[groups[last - 1][1] : start] in _USUAL
+        digits += text[start:end]
+        lengths.append(end - start)
+        short = end - start < _LEAST_OF_A_GROUP
         if len(digits) > _MOST or (short and not in_fours):
             break
-        if _is_card(digits):
+        as_embossed = usual or tuple(lengths) in _FORMS
+        if as_embossed and _stands_alone(text, groups[first][0], end) and _is_card(digits):
             found = last
         if short:
             break
-        in_fours = in_fours and len(group) == _FOURS
+        in_fours = in_fours and end - start == _FOURS
     return found
+
+
+def _stands_alone(text: str, start: int, end: int) -> bool:
+    """Whether it is neither a fraction, nor a telephone number, nor a part of letters and digits in turn.
+
+    A word may touch it: `card4111…`, `…EUR`.
+    """
+    before, after = start - 1, end
+    if start and (text[before] == "+" or (text[before] == "." and text[before - 1 : before].isdigit())):
+        return False
+    while before >= 0 and text[before].isalpha():
+        before -= 1
+    while after < len(text) and text[after].isalpha():
+        after += 1
+    return not (before >= 0 and before < start - 1 and text[before].isdigit()) and not (
+        after > end and after < len(text) and text[after].isdigit()
+    )
 
 
 def _is_card(digits: str) -> bool:

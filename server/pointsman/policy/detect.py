@@ -6,7 +6,10 @@ recognisers are asked one by one: the whole analyzer would run a language pipeli
 of context words, at several times the cost.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +20,8 @@ import regex
 from pointsman.errors import ConfigError
 from pointsman.policy.cards import card_spans
 from pointsman.policy.credentials import Credentials
-from pointsman.policy.plain_text import plain_text
+from pointsman.policy.emails import email_finder
+from pointsman.policy.plain_text import UNPARTED, PlainText, plain_text, readings
 from pointsman.values.kinds import NER, PRESIDIO
 from pointsman.values.policy import SECRET, Pattern, Policy, Span, WordList
 
@@ -25,17 +29,37 @@ LEAST_SCORE = 0.4
 """Under which presidio calls a match weak: bare digits that only the words around them could explain."""
 PATTERN_TIMEOUT_S = 0.5
 """A company's own pattern that takes longer on one message has failed."""
+BUDGET_S = 15.0
+"""Of a processor, for one message; detection that takes more has failed. Prose of 4 MiB takes 9, digits alone minutes."""
+_PIECE, _SHARED = 16_384, 1024
+"""Characters of a long text that presidio's recognisers get at once, and those that two pieces share: several times
+the longest value."""
 _REMEMBERED = 4096
 """Messages whose spans are kept, by hash: the turns before the last one come again with each request."""
 
-Look = Callable[[str], Iterable[Span]]
+Find = Callable[[str], Iterable[Span]]
 """A text, as `plain_text` gives it, to the spans in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One way to find something.
+
+    as_written: in the text as it stands, too
+    by_pieces: in pieces of a long text, because nothing that is found is long
+    """
+
+    find: Find
+    as_written: bool = False
+    by_pieces: bool = False
 
 
 class Detector:
     """Finds the kinds that a policy is about. Threads may share it."""
 
-    def __init__(self, policy: Policy, cache: Path) -> None:
+    budget_s = BUDGET_S
+
+    def __init__(self, policy: Policy, cache: Path, budget_s: float = BUDGET_S) -> None:
         """Load the recognisers; `cache` keeps compiled rules, seconds the first time.
 
         Raises:
@@ -47,22 +71,66 @@ class Detector:
         except ModuleNotFoundError as error:
             message = f"a policy needs the extra `policy` ({error.name} is missing): pip install 'pointsman[policy]'"
             raise ConfigError(message) from None
+        self.budget_s = budget_s
         self._remembered = lru_cache(_REMEMBERED)(_Remembered)
 
     def find(self, text: str) -> tuple[Span, ...]:
         """Return what a text holds, in order; one place may be of several kinds.
 
         Raises:
+            TimeoutError: it takes too long.
             Exception: whatever a recogniser raises; who asks must take that for the worst.
 
         """
         known = self._remembered(sha256(text.encode("utf-8", "surrogatepass")).digest())
         if known.spans is None:
-            plain = plain_text(text)
-            found = [span for look in self._looks for span in look(plain.text)]
-            placed = (Span(span.kind, *plain.before(span.start, span.end)) for span in found)
-            known.spans = tuple(sorted(set(placed), key=lambda span: (span.start, -span.end, span.kind)))
+            found = set(self._found(text))
+            known.spans = tuple(sorted(found, key=lambda span: (span.start, -span.end, span.kind)))
         return known.spans
+
+    def _found(self, text: str) -> Iterator[Span]:
+        seen = tuple(readings(text))
+        as_written = () if seen[0].text == text else (PlainText(text, None),)
+        until = time.thread_time() + self.budget_s if len(text) > _PIECE else None
+        for look in self._looks:
+            for plain in (*seen, *as_written) if look.as_written else seen:
+                found = look.find(plain.text) if until is None else _found_in_time(look, plain.text, until)
+                if plain.places is None:
+                    yield from found
+                else:
+                    yield from (Span(span.kind, *plain.before(span.start, span.end)) for span in found)
+
+
+def _found_in_time(look: Look, text: str, until: float) -> Iterator[Span]:
+    whole = _Piece(0, len(text), 0, len(text))
+    for piece in _pieces(len(text)) if look.by_pieces else (whole,):
+        for span in look.find(text[piece.start : piece.end]):
+            if piece.owns_from <= span.start + piece.start < piece.owns_to:
+                yield Span(span.kind, span.start + piece.start, span.end + piece.start)
+        if time.thread_time() > until:
+            raise TimeoutError("detection takes too long")
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Of a text, from `start` to `end`. What begins elsewhere than where it owns is of a piece beside it."""
+
+    start: int
+    end: int
+    owns_from: int
+    owns_to: int
+
+
+def _pieces(length: int) -> Iterator[_Piece]:
+    """Yield the pieces of a text; neighbours share some of it, so that none cuts a value that it owns."""
+    start = 0
+    while True:
+        end = min(start + _PIECE, length)
+        owns_from = start + _SHARED // 2 if start else 0
+        yield _Piece(start, end, owns_from, length if end == length else end - _SHARED // 2)
+        if end == length:
+            return
+        start = end - _SHARED
 
 
 class _Remembered:
@@ -80,83 +148,102 @@ def _looks(policy: Policy, cache: Path) -> Iterator[Look]:
     yield from (_own(pattern) for pattern in policy.patterns if pattern.name in kinds)
     yield from (_words(words) for words in policy.words if words.name in kinds)
     if SECRET in kinds:
-        yield _secrets(cache)
+        yield Look(_secrets(cache))
     for kind in sorted(kinds & PRESIDIO.keys()):
-        yield from _presidio(kind, policy.phone_regions)
+        yield from (Look(find, by_pieces=True) for find in _presidio(kind, policy.phone_regions))
     names = sorted(kinds & NER.keys())
     if names:
-        yield _entities(names, policy.ner_model)
+        yield Look(_entities(names, policy.ner_model))
 
 
 def _own(pattern: Pattern) -> Look:
-    compiled = regex.compile(pattern.regex)
+    """Look for a pattern as it stands, and as the text reads that detection sees."""
+    forms = [_matches(pattern.name, pattern.regex)]
+    with suppress(regex.error):  # what reads as something else there may be no regular expression
+        if (read := _as_read(pattern.regex)) != pattern.regex:
+            forms.append(_matches(pattern.name, read))
+    return Look(lambda text: (span for form in forms for span in form(text)), as_written=True)
 
-    def look(text: str) -> Iterator[Span]:
+
+def _as_read(pattern: str) -> str:
+    """Return a pattern with its characters as `plain_text` reads them; those that gain a meaning are escaped."""
+    return "".join(c if c.isascii() else regex.escape(_plain(c)) for c in pattern)
+
+
+def _matches(kind: str, pattern: str) -> Find:
+    compiled = regex.compile(pattern)
+
+    def find(text: str) -> Iterator[Span]:
         for match in compiled.finditer(text, timeout=PATTERN_TIMEOUT_S):
             if match.end() > match.start():
-                yield Span(pattern.name, match.start(), match.end())
+                yield Span(kind, match.start(), match.end())
 
-    return look
+    return find
 
 
 def _words(words: WordList) -> Look:
-    # What parts the words of a phrase may be any white space.
-    listed = (
-        "".join(rf"{regex.escape(w)}\s+" for w in phrase.split()).removesuffix(r"\s+")
-        for phrase in map(_plain, words.words)
+    listed: dict[tuple[str, str], list[str]] = {}
+    for phrase in filter(None, map(_plain, words.words)):
+        # What parts the words of a phrase may be any white space.
+        written = r"\s+".join(regex.escape(word) for word in phrase.split())
+        listed.setdefault((_edge(phrase[0], "<!"), _edge(phrase[-1], "!")), []).append(written)
+    choices = (
+        f"{before}(?:{'|'.join(sorted(written, key=len, reverse=True))}){after}"
+        for (before, after), written in listed.items()
     )
-    choices = "|".join(sorted(listed, key=len, reverse=True))
-    return _own(Pattern(words.name, rf"(?i)(?<!\w)(?:{choices})(?!\w)"))
+    return Look(_matches(words.name, f"(?i)(?:{'|'.join(choices)})"))
+
+
+def _edge(character: str, side: str) -> str:
+    """Return what must not stand beside the end of a word: letters, and digits where it ends with one.
+
+    Nothing where a script parts no words, or a sign ends it.
+    """
+    if not character.isalnum() or UNPARTED.match(character):
+        return ""
+    return rf"(?{side}[^\W_])" if character.isdigit() else rf"(?{side}[^\W\d_])"
 
 
 def _plain(text: str) -> str:
     return plain_text(text).text
 
 
-def _secrets(cache: Path) -> Look:
+def _secrets(cache: Path) -> Find:
     credentials = Credentials(cache)
     return lambda text: (Span(SECRET, found.start, found.end) for found in credentials.find(text))
 
 
-def _presidio(kind: str, phone_regions: Sequence[str]) -> Iterator[Look]:
+def _presidio(kind: str, phone_regions: Sequence[str]) -> Iterator[Find]:
     from presidio_analyzer import predefined_recognizers
 
     maker: Any = getattr(predefined_recognizers, PRESIDIO[kind])
     if kind == "payment_card":  # presidio's pattern knows neither grouped numbers of every length nor issuers
         yield lambda text: (Span(kind, start, end) for start, end in card_spans(text))
+    elif (
+        kind == "email"
+    ):  # presidio's knows no internal hosts, and takes what touches an address for a part of it
+        addresses = email_finder()
+        yield lambda text: (Span(kind, start, end) for start, end in addresses(text))
     elif kind == "phone":
         # With a country code, any number of a possible length counts; else one that the region hands out.
         yield _recognised(kind, maker(supported_regions=["ZZ"], leniency=0))
         if phone_regions:
             yield _recognised(kind, maker(supported_regions=list(phone_regions)))
     else:
-        recogniser = maker()
-        if kind == "email":
-            recogniser.validate_result = _email_validator()
-        yield _recognised(kind, recogniser)
+        yield _recognised(kind, maker())
 
 
-def _recognised(kind: str, recogniser: Any) -> Look:
-    def look(text: str) -> Iterator[Span]:
-        for match in recogniser.analyze(text, recogniser.supported_entities, None):
+def _recognised(kind: str, recogniser: Any) -> Find:
+    def find(text: str) -> Iterator[Span]:
+        # Of no number a part, and to regular expressions no border.
+        for match in recogniser.analyze(text.replace("_", " "), recogniser.supported_entities, None):
             if match.score >= LEAST_SCORE:
                 yield Span(kind, match.start, match.end)
 
-    return look
+    return find
 
 
-def _email_validator() -> Callable[[str], bool]:
-    """Return the recogniser's own check, with the list of public suffixes that lies in the package.
-
-    Presidio's would fetch a newer list from the network, in the middle of a request.
-    """
-    import tldextract
-
-    extract = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
-    return lambda address: bool(extract(address).fqdn)
-
-
-def _entities(kinds: Sequence[str], model: str) -> Look:
+def _entities(kinds: Sequence[str], model: str) -> Find:
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
     from presidio_analyzer.predefined_recognizers import SpacyRecognizer
 
@@ -172,9 +259,9 @@ def _entities(kinds: Sequence[str], model: str) -> Look:
     recogniser = SpacyRecognizer(supported_entities=[NER[kind] for kind in kinds])
     named = {NER[kind]: kind for kind in kinds}
 
-    def look(text: str) -> Iterator[Span]:
+    def find(text: str) -> Iterator[Span]:
         artifacts = engine.process_text(text, "en")
         for match in recogniser.analyze(text, recogniser.supported_entities, artifacts):
             yield Span(named[match.entity_type], match.start, match.end)
 
-    return look
+    return find

@@ -1,6 +1,8 @@
 """A conversation to what the policy says of it, before anything else is done with it. Knows no route."""
 
 import asyncio
+import string
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,8 +24,12 @@ from pointsman.values.policy import (
 from pointsman.values.request import Message, Request, Role
 
 _log = structlog.get_logger()
-_INLINE_CHARACTERS = 4096
-"""Up to so many characters are read on the event loop, in about a millisecond; more on a thread."""
+_INLINE_COST = 4096
+"""What is read on the event loop, in a few milliseconds: a character counts one; more is read on a thread."""
+_COST_OF_A_DIGIT = 32
+"""Every recogniser of numbers looks at each: telephone numbers, cards and the rest (`benchmarks/policy.py`)."""
+_COST_OF_OTHERS = 4
+"""What is not ASCII is read character by character, and perhaps in two ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +134,8 @@ class Gate:
     async def _read(self, messages: Sequence[Message], caller: str) -> "_Read":
         policy, detector, known = self._policy, self._detector, self._known()
         assert detector is not None  # noqa: S101 - asked only with one
-        short = sum(len(message.content) for message in messages) <= _INLINE_CHARACTERS
-        if short and not policy.patterns:  # nobody knows how long a company's own take
+        cheap = sum(_cost(message.content) for message in messages) <= _INLINE_COST
+        if cheap and not policy.patterns:  # nobody knows how long a company's own take
             spans = tuple(_spans(messages, detector))
         else:
             spans = await asyncio.to_thread(lambda: tuple(_spans(messages, detector)))
@@ -158,10 +164,25 @@ def _as_messages(stop: Sequence[str]) -> tuple[Message, ...]:
     return tuple(Message(Role.USER, text) for text in stop)
 
 
+def _cost(text: str) -> int:
+    """Return about how long detection takes for a text; only for one that may be cheap is it looked at."""
+    if len(text) > _INLINE_COST:
+        return len(text)
+    written = text.encode(errors="surrogatepass")
+    digits = len(written) - len(written.translate(None, string.digits.encode()))
+    return len(text) + _COST_OF_A_DIGIT * digits + _COST_OF_OTHERS * (len(written) - len(text))
+
+
 def _spans(messages: Sequence[Message], detector: Detector) -> Iterator[tuple[Span, ...]]:
+    until = time.thread_time() + detector.budget_s  # for all of them
     for message in messages:
+        unread = (Span(UNREADABLE, 0, len(message.content)),)  # what nobody could read stays here
+        if time.thread_time() > until:
+            _log.error("policy.detection_failed", error="it takes too long")
+            yield unread
+            continue
         try:
             yield detector.find(message.content)
-        except Exception as error:  # noqa: BLE001 - a message that nobody could read stays here
+        except Exception as error:  # noqa: BLE001 - whatever it is
             _log.error("policy.detection_failed", error=type(error).__name__)
-            yield (Span(UNREADABLE, 0, len(message.content)),)
+            yield unread
