@@ -12,7 +12,7 @@ import trustme
 
 from harness import Cloud, Site, running, until
 from pointsman.ledger import metrics
-from pointsman.service import http_protocol
+from pointsman.service import guard, http_protocol
 from pointsman.v1 import router_pb2, router_pb2_grpc
 
 FAR = "Compare the foreign policies of Bismarck and Metternich in an essay."
@@ -80,6 +80,63 @@ async def test_a_mute_grpc_connection_is_closed(site: Site) -> None:
         port = int(server.address.rpartition(":")[2])
         preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
         await asyncio.gather(*(closes(port, said=said) for said in (b"", preface[:9], preface)))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "pointsman.v1.RouterService/Route",
+        "pointsman.v1.RouterService/Generate",
+        "pointsman.v1.CatalogService/ListIntents",
+        "grpc.health.v1.Health/Check",
+        "grpc.health.v1.Health/Watch",
+        "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+async def test_a_grpc_call_whose_message_never_comes_ends(
+    site: Site, monkeypatch: pytest.MonkeyPatch, method: str, ends: bool
+) -> None:
+    monkeypatch.setattr(guard, "MESSAGE_S", 0.3)
+    many = method.endswith("Info")
+    async with (
+        running(site.fill().settings(server={"idle_s": 0.4}), engines=False) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        call = channel.stream_stream(f"/{method}")()
+        if ends:
+            await call.done_writing()
+        async with asyncio.timeout(20):
+            code = await call.code()
+        assert server.server._guard.in_flight == 0
+    if ends:
+        assert code is (grpc.StatusCode.OK if many else grpc.StatusCode.INVALID_ARGUMENT)
+    else:
+        assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.timeout(60)
+async def test_one_connection_makes_no_more_calls_at_once_than_it_may(site: Site) -> None:
+    with Cloud("hang") as cloud:
+        settings = site.fill().settings(cloud=cloud.settings, server={"max_streams": 2})
+        message = router_pb2.GenerateRequest(
+            messages=[router_pb2.Message(role=router_pb2.ROLE_USER, content=FAR)]
+        )
+        async with (
+            running(settings, engines=False) as server,
+            grpc.aio.insecure_channel(server.address) as channel,
+        ):
+            stub = router_pb2_grpc.RouterServiceStub(channel)
+            calls = [stub.Generate(message) for _ in range(3)]
+            reads = {asyncio.ensure_future(call.read()): call for call in calls}
+            await until(lambda: sum(read.done() for read in reads) == 2, 30)
+            await asyncio.wait(reads, timeout=0.3)
+            (waiting,) = [read for read in reads if not read.done()]
+            next(call for read, call in reads.items() if read is not waiting).cancel()
+            assert (await waiting).WhichOneof("event") == "decision"
+            for call in calls:
+                call.cancel()
 
 
 @pytest.mark.timeout(60)

@@ -53,6 +53,9 @@ class Server(_Section):
     idle_s: Annotated[float, Field(gt=0, le=86400)] = Field(
         600.0, description="longest time that a gRPC connection stays open without a call"
     )
+    max_streams: Annotated[int, Field(ge=1, lt=1 << 31)] = Field(
+        1024, description="most calls at once on one gRPC connection; a client keeps more waiting by itself"
+    )
     max_message_bytes: Count = Field(4 << 20, description="largest gRPC message accepted")
     max_prompt_bytes: Count = Field(256 << 10, description="largest conversation accepted, UTF-8")
     max_messages: Count = Field(256, description="most messages in a conversation")

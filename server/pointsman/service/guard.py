@@ -1,4 +1,8 @@
-"""What surrounds every handler: request id, undecodable bytes, draining, and the one translator of errors."""
+"""What surrounds every handler: request id, undecodable bytes, draining, and the one translator of errors.
+
+grpc waits for the message of a call for ever, before it asks a handler that takes one message. So handlers take a
+stream, of which they read one: for a caller that is the same.
+"""
 
 import asyncio
 import random
@@ -29,6 +33,8 @@ _OURS = "/pointsman."
 _LEDGERED = "/pointsman.v1.RouterService/"  # the ledger has a line of these
 _REQUEST_ID = "x-request-id"
 _STALL_RETRY_S = 1.0
+MESSAGE_S = 10.0
+"""Time within which the message of a call must be there."""
 _NAMES = ("x509_subject_alternative_name", "x509_common_name")
 _ACCEPTABLE_ID = re.compile(IDENTIFIER)
 
@@ -58,10 +64,11 @@ class _Undecodable:
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships without types
-    """Wraps the handlers of our own services; health and reflection pass through."""
+    """Wraps the handlers of our own services; of health and reflection, it bounds the wait for messages."""
 
-    def __init__(self, observe: Observe, doors: Doors, stall_s: float) -> None:
+    def __init__(self, observe: Observe, doors: Doors, stall_s: float, idle_s: float) -> None:
         self._stall_s = stall_s
+        self._idle_s = idle_s
         self._observe = observe
         self._doors = doors
         self.in_flight = 0
@@ -73,21 +80,24 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         """Return the wrapped handler."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or not method.startswith(_OURS):
-            return handler
+        if handler is None:
+            return None
+        if not method.startswith(_OURS):
+            return _bounded(handler, self._idle_s)
         decode = _forgiving(handler.request_deserializer)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
+            return grpc.stream_stream_rpc_method_handler(
                 self._streaming(method, handler.unary_stream), decode, handler.response_serializer
             )
-        return grpc.unary_unary_rpc_method_handler(
+        return grpc.stream_unary_rpc_method_handler(
             self._unary(method, handler.unary_unary), decode, handler.response_serializer
         )
 
     def _unary(self, method: str, behaviour: Any) -> Any:
-        async def handle(request: Any, context: Any) -> Any:
+        async def handle(_: Any, context: Any) -> Any:
             self._enter(context)
             try:
+                request = await _message(context)
                 self._admit(request)
                 with self._doors.enter(self._doors.who(shown_by(context)), _role_for(method)):
                     response = await behaviour(request, context)
@@ -108,9 +118,10 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         return handle
 
     def _streaming(self, method: str, behaviour: Any) -> Any:
-        async def handle(request: Any, context: Any) -> None:
+        async def handle(_: Any, context: Any) -> None:
             self._enter(context)
             try:
+                request = await _message(context)
                 self._admit(request)
                 with self._doors.enter(self._doors.who(shown_by(context)), _role_for(method)):
                     unread = await self._written(behaviour(request, context), context)
@@ -186,6 +197,69 @@ def shown_by(context: Any) -> Shown:
     peer = context.auth_context() or {}
     names = next((found for key in _NAMES if (found := peer.get(key))), ())
     return Shown(bearer(given), tuple(name.decode(errors="replace") for name in names))
+
+
+async def _message(context: Any) -> Any:
+    """Return the one message of a call.
+
+    Raises:
+        DeadlineError: it did not come in time.
+        InvalidRequestError: the call ended without one.
+
+    """
+    try:
+        async with asyncio.timeout(MESSAGE_S):
+            message = await context.read()
+    except TimeoutError:
+        raise DeadlineError(f"the message did not come within {MESSAGE_S:g} s", _STALL_RETRY_S) from None
+    if message is grpc.aio.EOF:
+        raise InvalidRequestError("", "the call ended without a message")
+    return message
+
+
+async def _read(context: Any, limit_s: float) -> Any:
+    try:
+        async with asyncio.timeout(limit_s):
+            return await context.read()
+    except TimeoutError:
+        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no message came within {limit_s:g} s")
+
+
+async def _read_one(context: Any) -> Any:
+    message = await _read(context, MESSAGE_S)
+    if message is grpc.aio.EOF:
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a message")
+    return message
+
+
+async def _read_all(context: Any, idle_s: float) -> AsyncGenerator[Any, None]:
+    while (message := await _read(context, idle_s)) is not grpc.aio.EOF:
+        yield message
+
+
+def _bounded(handler: Any, idle_s: float) -> Any:
+    """Return a handler of another's service that waits `MESSAGE_S` for its message, `idle_s` for each of a stream."""
+    one = handler.stream_unary or handler.unary_unary
+    many = handler.stream_stream or handler.unary_stream
+
+    async def asked(context: Any) -> Any:
+        return _read_all(context, idle_s) if handler.request_streaming else await _read_one(context)
+
+    async def answer(_: Any, context: Any) -> Any:
+        return await one(await asked(context), context)
+
+    async def answers(_: Any, context: Any) -> None:
+        found = many(await asked(context), context)
+        if hasattr(found, "__aiter__"):
+            async for response in found:
+                await context.write(response)
+        else:  # it writes by itself
+            await found
+
+    codecs = handler.request_deserializer, handler.response_serializer
+    if handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(answers, *codecs)
+    return grpc.stream_unary_rpc_method_handler(answer, *codecs)
 
 
 def _role_for(method: str) -> Role:

@@ -90,7 +90,7 @@ class GrpcServer:
         """
         doors = doors or Doors()
         self._settings = settings
-        self._guard = Guard(observe, doors, settings.stall_s)
+        self._guard = Guard(observe, doors, settings.stall_s, settings.idle_s)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[self._guard],
@@ -103,6 +103,7 @@ class GrpcServer:
                 # One that opens a connection and says nothing, or nothing more, does not keep it.
                 ("grpc.server_handshake_timeout_ms", 10_000),
                 ("grpc.max_connection_idle_ms", round(settings.idle_s * 1000)),
+                ("grpc.max_concurrent_streams", settings.max_streams),
             ],
         )
         limits = Limits(settings.max_prompt_bytes, settings.max_messages)
