@@ -43,6 +43,7 @@ class Story:
     pieces: int = 0
     retries: int | None = None
     steps: list[Step] = field(default_factory=list)
+    routed_ms: float | None = None
 
     @classmethod
     def of(cls, request: Request, method: str) -> "Story":
@@ -57,6 +58,8 @@ class Story:
         self.policy = routed.screening.action
         if self.method == "generate":
             self.steps.append(Step("generate", self.elapsed_ms(), routed.decision))
+        else:
+            self.routed_ms = self.elapsed_ms()  # and that was all
 
     def moved(self, event: Escalation) -> None:
         """Go on with a decision that took over, from when its model was asked."""
@@ -73,6 +76,10 @@ class Story:
         """Return a moment of the request as nanoseconds of Unix time."""
         return int(self.arrived * 1e9 + at_ms * 1e6)
 
+    def ended_ms(self) -> float:
+        """Return the time from when the request came to its end, which is now unless it was routed and no more."""
+        return self.elapsed_ms() if self.routed_ms is None else self.routed_ms
+
     def entry(self, outcome: str) -> Entry:
         """Return how it ended, without a text."""
         request, done = self.request, self.done
@@ -84,7 +91,7 @@ class Story:
             caller=request.caller,
             session_id=request.session_id,
             routed_to=self.routed_to,
-            total_ms=self.elapsed_ms() if done is None else done.timings.total_ms,
+            total_ms=self.ended_ms() if done is None else done.timings.total_ms,
             route_ms=self.timings.total_ms if self.timings else None,
             asked=asked_of(request, self.policy, self.first),
             retries=self.retries if done is None else done.retries,
@@ -92,7 +99,6 @@ class Story:
             **({} if self.decision is None else _of_decision(self.decision)),
             **({} if done is None else _of_answer(done)),
         )
-
 
     def _uncounted(self, outcome: str) -> int:
         """Return how many answers of the cloud nobody told the tokens of, in a request that did not end well."""

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from pointsman.ledger.telemetry import Telemetry
 
 _log = structlog.get_logger()
+_NOTED_AFTER_S = 0.02
+"""How long what is known of a routed request waits to be noted: with others, and not between a reply and the next request."""
 _LOGGED, _BORDER = 4096, 512
 """Characters of a prompt that are logged, and of what was cut that may have been read as something else."""
 
@@ -69,6 +71,7 @@ class Recorder:
         self._shortfalls = Shortfalls(cascade)
         metrics.watch_shortfalls(self._shortfalls)
         self._log_prompts = log_prompts
+        self._unnoted: list[tuple[Story, Routed]] = []
 
     async def route(self, request: Request) -> Routed:
         """Decide; see `Router.route`."""
@@ -82,9 +85,17 @@ class Recorder:
             self._keep(story, failed_as(error))
             _log.warning("route.failed", **self._subject(request), error=for_log(error))
             raise
-        # Noted once the reply is on its way: the ledger is not on the path of a request.
-        asyncio.get_running_loop().call_soon(self._note_route, story, routed)
+        story.decided(routed)
+        if not self._unnoted:
+            asyncio.get_running_loop().call_later(_NOTED_AFTER_S, self.note_routes)
+        self._unnoted.append((story, routed))
         return routed
+
+    def note_routes(self) -> None:
+        """Note the requests that were routed since this was last done."""
+        waiting, self._unnoted = self._unnoted, []
+        for story, routed in waiting:
+            self._note_route(story, routed)
 
     async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """Decide and answer; see `Generator.generate`."""
@@ -150,7 +161,6 @@ class Recorder:
         await asyncio.to_thread(self._ledger.rate, said)
 
     def _note_route(self, story: Story, routed: Routed) -> None:
-        story.decided(routed)
         self._keep(story, "ok")
         self._metrics.decided(routed.decision, routed.timings)
         subject = self._subject(story.request)

@@ -105,7 +105,7 @@ class Telemetry:
 
     def note(self, story: "Story", outcome: str) -> None:
         """Make the spans of a request that ended, and count it."""
-        begun, ended = story.clock(0.0), story.clock(story.elapsed_ms())
+        begun, ended = story.clock(0.0), story.clock(story.ended_ms())
         parent = self._propagator.extract({"traceparent": story.request.traceparent})
         root = self._tracer.start_span(
             f"{_SCOPE}.{story.method}",
@@ -119,7 +119,7 @@ class Telemetry:
             self._route(story, inside)
             for number, step in enumerate(story.steps):
                 end_ms = (
-                    story.steps[number + 1].at_ms if number + 1 < len(story.steps) else story.elapsed_ms()
+                    story.steps[number + 1].at_ms if number + 1 < len(story.steps) else story.ended_ms()
                 )
                 self._step(story, step, end_ms, inside)
         if outcome in _FAILED:
@@ -179,7 +179,7 @@ class Telemetry:
         step, done = story.steps[-1], story.done
         attributes = _model(step)
         failed = {"error.type": outcome} if outcome in _FAILED else {}
-        self._duration.record(story.elapsed_ms() / 1e3, attributes | failed)
+        self._duration.record(story.ended_ms() / 1e3, attributes | failed)
         if done is None:
             return
         if done.timings.ttft_ms:
