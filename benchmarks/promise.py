@@ -24,7 +24,7 @@ from pointsman.decision.promise import (
 )
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.load import load_encoder
-from pointsman.review.calibrate import unseen, verdicts_of
+from pointsman.review.calibrate import judge_prompts, unseen
 from pointsman.review.traffic import Labelled
 from pointsman.router.snapshot import Matcher, build_snapshot
 from pointsman.settings import load
@@ -100,7 +100,7 @@ def _measure(
     name: str, matcher: Matcher, traffic: Sequence[Labelled], cache: EmbeddingCache, splits: int
 ) -> list[list[str]]:
     kept, _ = unseen(matcher, traffic)
-    verdicts = verdicts_of(matcher, kept, cache.encode([item.text for item in kept]))
+    verdicts = judge_prompts(matcher, kept, cache.encode([item.text for item in kept]))
     found = []
     for labels in LABELS:
         generator = np.random.default_rng(labels)

@@ -89,6 +89,19 @@ def test_calibrating_writes_a_promise_and_says_it(site: Site) -> None:
     assert promise.holds
     assert promise.local_share > 0.3
     assert promise.bound <= 0.05
+    assert "about first turns only" in result.stdout
+
+
+def test_a_folder_that_is_missing_is_made_and_one_that_cannot_be_made_is_an_error(site: Site) -> None:
+    traffic = write_traffic(site.fill().root / "traffic.jsonl")
+    into = site.root / "new" / "c.json"
+    asked = ("calibrate", "--data", str(traffic), "--risk", "0.05", "--out")
+    assert _run(*asked, str(into), site=site).returncode == 0
+    assert [path.name for path in into.parent.iterdir()] == ["c.json"]
+    result = _run(*asked, str(traffic / "c.json"), site=site)
+    assert result.returncode == 2
+    assert "c.json: cannot be written" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_too_few_labels_say_how_many_are_missing_and_send_all_to_the_cloud(site: Site) -> None:
@@ -97,6 +110,7 @@ def test_too_few_labels_say_how_many_are_missing_and_send_all_to_the_cloud(site:
     result = _run("calibrate", "--data", str(traffic), "--out", str(site.root / "c.json"), site=site)
     assert result.returncode == 1
     assert "about 89 more labels like these would support one" in result.stderr
+    assert "no cloud is configured, so the general specialist (general) answers all" in result.stderr
     assert read_calibration(site.root / "c.json").required_confidence == 1.0
 
 
@@ -190,6 +204,57 @@ async def test_with_refuse_a_stale_calibration_ends_the_start(site: Site) -> Non
     (error,) = caught.value.exceptions
     assert isinstance(error, PreconditionError)
     assert "made with another encoder" in str(error)
+
+
+async def test_with_refuse_a_stale_file_put_in_place_while_serving_is_not_taken(site: Site) -> None:
+    path = calibrated(site.fill(), required_confidence=0.5)
+    settings = site.settings(routing={"stale_calibration": "refuse"})
+    async with running(settings, engines=False, watch=True) as server:
+        before = await _decision(server, REFUND[0])
+        assert before.required_confidence == 0.5
+        good = path.read_text()
+        stale = json.loads(good) | {"exemplar_hash": "0" * 64, "required_confidence": 1.0}
+        path.write_text(json.dumps(stale))
+
+        async def refused() -> bool:
+            return any("stale" in problem.message for problem in await _problems(server))
+
+        await until(refused, 3.0)
+        assert await _decision(server, REFUND[0]) == before
+        write_intent(site.intents, "hours", "support", ["when do you open", "opening hours"])
+        await asyncio.sleep(1.0)  # neither does the one that serves hold for these
+        assert await _decision(server, REFUND[0]) == before
+        (site.intents / "hours.yaml").unlink()
+        path.write_text(good)
+
+        async def well() -> bool:
+            return not await _problems(server)
+
+        await until(well, 3.0)
+        assert await _decision(server, REFUND[0]) == before
+
+
+async def test_with_refuse_a_stale_first_file_leaves_none_in_use(site: Site) -> None:
+    path = calibrated(site.fill(), exemplar_hash="0" * 64, required_confidence=1.0)
+    later = path.rename(path.with_suffix(".later"))
+    settings = site.settings(routing={"stale_calibration": "refuse"})
+    async with running(settings, engines=False, watch=True) as server:
+        later.rename(path)
+
+        async def refused() -> bool:
+            return any("stale" in problem.message for problem in await _problems(server))
+
+        await until(refused, 3.0)
+        assert (await _decision(server, REFUND[0])).required_confidence == 0.0
+
+
+async def test_other_settings_of_thresholds_make_a_calibration_stale(site: Site) -> None:
+    calibrated(site.fill())
+    async with running(site.settings(routing={"rejection": 0.3}), engines=False) as server:
+        (problem,) = await _problems(server)
+        assert "made with routing.rejection = 0.05, now 0.3" in problem.message
+    async with running(site.settings(), engines=False) as server:
+        assert not await _problems(server)
 
 
 async def test_with_refuse_exemplars_that_make_it_stale_are_not_served(site: Site) -> None:

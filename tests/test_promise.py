@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pointsman.catalog.calibration_file import calibration_json, read_calibration
 from pointsman.decision.promise import (
+    LOGITS,
     Verdicts,
     control_risk,
     expected_calibration_error,
@@ -19,7 +20,7 @@ from pointsman.decision.promise import (
     upper_bound,
 )
 from pointsman.errors import CatalogError
-from pointsman.values.promise import LabelCounts, Promise
+from pointsman.values.promise import Basis, LabelCounts, Promise
 
 
 def traffic(n: int, seed: int = 0, wrong_at_zero: float = 0.3) -> Verdicts:
@@ -47,6 +48,7 @@ def promise(**changes: object) -> Promise:
         labels_missing=0,
         ece=0.01,
         brier=0.05,
+        basis=Basis(0.05, 0.1),
     )
     return replace(made, **changes)
 
@@ -90,6 +92,7 @@ def test_the_promise_is_kept_on_fresh_traffic_about_as_often_as_said():
     assert broken <= 30  # 10 % of 200 are 20; a promise made at 50 % would break about 100 times
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.floats(0.01, 0.2), st.floats(0.01, 0.2))
 def test_less_risk_takes_no_more_locally(seed, a, b):
     low, high = sorted([a, b])
@@ -190,3 +193,39 @@ def test_a_calibration_file_that_is_none_is_refused(tmp_path, content):
 def test_a_promise_that_takes_nothing_does_not_hold():
     assert promise().holds
     assert not promise(required_confidence=1.0).holds
+
+
+# What it holds for
+
+
+def test_a_promise_is_stale_with_other_settings_of_thresholds_and_confidences():
+    fresh = ("a" * 64, "b" * 64)
+    assert promise().stale(*fresh, Basis(0.05, 0.1)) == ""
+    assert promise().stale(*fresh, Basis(0.2, 0.1)) == "made with routing.rejection = 0.05, now 0.2"
+    assert promise().stale(*fresh, Basis(0.05, 0.0)) == "made with routing.out_of_scope = 0.1, now 0.0"
+    assert "routing.mid = '', now 'cloud:m'" in promise().stale(*fresh, Basis(0.05, 0.1, "cloud:m"))
+
+
+def test_a_file_that_does_not_note_its_settings_is_read_and_is_stale(tmp_path):
+    fields = json.loads(calibration_json(promise()))
+    del fields["basis"], fields["labels"]["conversations"]
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(fields))
+    read = read_calibration(path)
+    assert read == promise(basis=None)
+    assert "does not say which routing.rejection" in read.stale("a" * 64, "b" * 64, Basis(0.05, 0.1))
+
+
+# Routes that depend on more than their own confidence
+
+
+def test_steps_that_are_given_one_by_one_find_the_same_bound():
+    verdicts = traffic(2000)
+    steps = range(len(LOGITS))
+    spelled = replace(
+        verdicts,
+        local=np.stack([verdicts.taken(step) for step in steps]),
+        wrong=np.stack([verdicts.wrong for _ in steps]),
+    )
+    assert control_risk(spelled, 0.05, 0.95) == control_risk(verdicts, 0.05, 0.95)
+    assert control_risk(spelled, 0.0001, 0.95) == control_risk(verdicts, 0.0001, 0.95)

@@ -1,11 +1,12 @@
 """The calibration file: JSON to a `Promise`, and back."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from pydantic import AwareDatetime, Field
 
 from pointsman.catalog.json_file import Strict, read_json
-from pointsman.values.promise import LabelCounts, Promise
+from pointsman.values.promise import Basis, LabelCounts, Promise
 
 VERSION = 1
 
@@ -15,6 +16,13 @@ class _Counts(Strict):
     in_scope: int = Field(ge=0)
     out_of_scope: int = Field(ge=0)
     left_out: int = Field(ge=0)
+    conversations: int = Field(default=0, ge=0)
+
+
+class _Basis(Strict):
+    rejection: float = Field(gt=0, lt=1)
+    out_of_scope: float = Field(ge=0, lt=1)
+    mid: str = ""
 
 
 class CalibrationFile(Strict):
@@ -36,6 +44,7 @@ class CalibrationFile(Strict):
     labels_missing: int | None = Field(ge=0)
     ece: float = Field(ge=0, le=1)
     brier: float = Field(ge=0, le=1)
+    basis: _Basis | None = None
 
 
 def read_calibration(path: Path) -> Promise:
@@ -47,7 +56,8 @@ def read_calibration(path: Path) -> Promise:
     """
     stated = read_json(path, CalibrationFile)
     fields = {name: getattr(stated, name) for name in CalibrationFile.model_fields if name != "version"}
-    return Promise(**(fields | {"labels": LabelCounts(**stated.labels.model_dump())}))
+    basis = Basis(**stated.basis.model_dump()) if stated.basis else None
+    return Promise(**(fields | {"labels": LabelCounts(**stated.labels.model_dump()), "basis": basis}))
 
 
 def calibration_json(promise: Promise) -> str:
@@ -55,13 +65,9 @@ def calibration_json(promise: Promise) -> str:
     fields = {
         name: getattr(promise, name)
         for name in CalibrationFile.model_fields
-        if name not in {"version", "labels"}
+        if name not in {"version", "labels", "basis"}
     }
-    labels = promise.labels
-    counts = _Counts(
-        total=labels.total,
-        in_scope=labels.in_scope,
-        out_of_scope=labels.out_of_scope,
-        left_out=labels.left_out,
-    )
-    return CalibrationFile(version=VERSION, labels=counts, **fields).model_dump_json(indent=2) + "\n"
+    counts = _Counts(**asdict(promise.labels))
+    basis = _Basis(**asdict(promise.basis)) if promise.basis else None
+    made = CalibrationFile(version=VERSION, labels=counts, basis=basis, **fields)
+    return made.model_dump_json(indent=2) + "\n"

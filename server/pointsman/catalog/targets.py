@@ -38,11 +38,17 @@ class Targets:
         return f"no such specialist; known: {', '.join(sorted({*self.specialists, *others}))}"
 
 
+def specialist_of(target: str, mid: Mid | None) -> str | None:
+    """Return the specialist that answers a target; None where a model of the cloud does."""
+    if target == MID:
+        return mid.specialist if mid else None
+    return None if target == CLOUD else target
+
+
 def users_of(intents: Iterable[Intent], rules: Iterable[Rule], mid: Mid | None) -> dict[str, list[str]]:
     """Return who needs each specialist, by the specialist's name: names of intents, then rules."""
-    of_mid = mid.specialist if mid else None
-    by_name = {CLOUD: None, MID: of_mid}
-    needed = [(intent.name, by_name.get(intent.target, intent.target)) for intent in intents]
+    needed = [(intent.name, specialist_of(intent.target, mid)) for intent in intents]
+    of_mid = specialist_of(MID, mid)
     needed += [(f"rule {r.name}", of_mid if r.to == MID else r.specialist) for r in rules]
     users: dict[str, list[str]] = {}
     for user, specialist in needed:

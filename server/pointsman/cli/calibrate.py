@@ -1,15 +1,24 @@
 """`pointsman calibrate`: a promise from labelled traffic."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pointsman.cli.options import Config
 
+if TYPE_CHECKING:
+    from pointsman.settings import Settings
+
 
 def calibrate(
-    data: Annotated[Path, typer.Option(help='Labelled prompts, JSONL: {"text": …, "intent": … or null}.')],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help='Labelled prompts, JSONL: {"text": …, "intent": … or null}; a later turn of a conversation as '
+            '{"turns": […], …} or {"messages": […], …}.'
+        ),
+    ],
     risk: Annotated[
         float, typer.Option(help="Largest share of all prompts that may go to a wrong specialist.")
     ] = 0.02,
@@ -20,13 +29,14 @@ def calibrate(
     """Set the required confidence from held-out labelled traffic, so that a stated risk holds.
 
     The labels must be drawn as traffic is drawn, and must not be exemplars. Where they cannot support the
-    promise, the file sends every prompt to the cloud, and the exit status is 1.
+    promise, the file lets no intent accept a prompt, and the exit status is 1.
     """
+    from pointsman.artifacts.whole_file import whole_file
     from pointsman.catalog.calibration_file import calibration_json
     from pointsman.errors import ConfigError
     from pointsman.host.logs import configure_logs
     from pointsman.host.offline import load_catalog, open_workbench
-    from pointsman.review.calibrate import calibrate_on, unseen
+    from pointsman.review.calibrate import Serving, calibrate_on, unseen
     from pointsman.review.traffic import check_intents, read_traffic
     from pointsman.settings import load
 
@@ -35,19 +45,26 @@ def calibrate(
             raise ConfigError(f"{name}: must lie between 0 and 1 (got {value})")
     settings = load(config)
     configure_logs(settings.log)
-    traffic = read_traffic(data, need_labels=True)
+    traffic = read_traffic(data, need_labels=True, conversations=True)
     catalog = load_catalog(settings)
     check_intents(traffic, {intent.name for intent in catalog.intents}, data)
     with open_workbench(settings) as bench:
         matcher = bench.matcher(catalog)
         held_out, left_out = unseen(matcher, traffic)
-        rows = bench.embed([item.text for item in held_out])
-        promise = calibrate_on(matcher, bench.encoder_hash, held_out, rows, left_out, risk, confidence)
+        serving = Serving(settings.routing, settings.conversations)
+        promise = calibrate_on(
+            matcher, bench.encoder_hash, held_out, bench.embed, left_out, risk, confidence, serving
+        )
     path = out or settings.paths.calibration
-    path.write_text(calibration_json(promise), encoding="utf-8")
+    try:
+        with whole_file(path) as file:  # a server may watch it
+            file.write(calibration_json(promise).encode())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
     labels = promise.labels
     print(
         f"{labels.total} labels ({labels.in_scope} in scope, {labels.out_of_scope} out of scope"
+        + (f"; {labels.conversations} of a later turn" if labels.conversations else "")
         + (f"; {labels.left_out} left out, being exemplars" if labels.left_out else "")
         + f"); confidence: ECE {promise.ece:.3f}, Brier {promise.brier:.3f}"
     )
@@ -59,6 +76,11 @@ def calibrate(
         print(
             f"required confidence {promise.required_confidence:.3f}; {promise.local_share:.1%} answered locally"
         )
+        if not labels.conversations:
+            print(
+                "note: it is about first turns only, as all labels are single prompts; a follow-up goes where the turn "
+                "before it went. Label later turns too, with `turns` or `messages`, for a promise that covers them."
+            )
         print(f"written to {path}")
         return
     more = (
@@ -68,7 +90,17 @@ def calibrate(
     )
     typer.echo(
         f"no promise: these labels do not show that at most {risk:.1%} go wrong with {confidence:.0%} "
-        f"confidence; {more}. {path} sends every prompt to the cloud.",
+        f"confidence; {more}. With {path} no intent accepts a prompt: {_fate(settings)}.",
         err=True,
     )
     raise typer.Exit(1)
+
+
+def _fate(settings: "Settings") -> str:
+    """Return what becomes of prompts that no intent accepts."""
+    routing = settings.routing
+    if settings.cloud.model:
+        return "all go to the cloud"
+    if routing.on_no_cloud == "general" and routing.general_specialist:
+        return f"no cloud is configured, so the general specialist ({routing.general_specialist}) answers all"
+    return "no cloud is configured, so none is answered"

@@ -26,12 +26,25 @@ class Verdicts:
     local: (n,), whether the prompt is near enough to a local intent
     wrong: (n,), whether that intent's specialist is the wrong one
     right: (n,), whether the intent itself is the right one
+
+    Where a prompt goes may depend on more confidences than its own, as in a conversation. Then `local` and `wrong`
+    are (L, n): where it goes at each of the L steps of `LOGITS`, confidence considered.
     """
 
     logit: NDArray[np.float64]
     local: NDArray[np.bool_]
     wrong: NDArray[np.bool_]
     right: NDArray[np.bool_]
+
+    def taken(self, step: int) -> NDArray[np.bool_]:
+        """Return which are answered locally at that step of `LOGITS`, (n,)."""
+        if self.local.ndim > 1:
+            return np.asarray(self.local[step])
+        return np.asarray(self.local & (self.logit >= LOGITS[step]))
+
+    def wrong_at(self, step: int) -> NDArray[np.bool_]:
+        """Return for which the specialist is then the wrong one, if one answers, (n,)."""
+        return np.asarray(self.wrong[step] if self.wrong.ndim > 1 else self.wrong)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +62,9 @@ def control_risk(verdicts: Verdicts, risk: float, confidence: float) -> Bound:
     """Return the lowest logit at which the risk still holds with this confidence."""
     n = len(verdicts.logit)
     found: Bound | None = None
-    for logit in LOGITS:
-        taken = verdicts.local & (verdicts.logit >= logit)
-        wrong = int((taken & verdicts.wrong).sum())
+    for step, logit in enumerate(LOGITS):
+        taken = verdicts.taken(step)
+        wrong = int((taken & verdicts.wrong_at(step)).sum())
         upper = upper_bound(wrong, n, confidence)
         if upper > risk:
             break
@@ -102,11 +115,11 @@ def _labels_missing(verdicts: Verdicts, risk: float, confidence: float) -> int |
     """Return the fewest labels more that would support some local share if errors stay as frequent as seen."""
     n = len(verdicts.logit)
     fewest: int | None = None
-    for logit in LOGITS:
-        taken = verdicts.local & (verdicts.logit >= logit)
+    for step in range(len(LOGITS)):
+        taken = verdicts.taken(step)
         if not taken.any():
             continue
-        rate = float((taken & verdicts.wrong).mean())
+        rate = float((taken & verdicts.wrong_at(step)).mean())
         if rate >= risk:
             break
         needed = _needed(rate, risk, confidence)

@@ -20,6 +20,7 @@ from pointsman.embedding.encoder import Encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.errors import ArtifactError, CatalogError, PreconditionError
 from pointsman.host.offline import Workbench, load_catalog
+from pointsman.router.basis import basis_of
 from pointsman.router.bundle import (
     CASCADE,
     DIFFICULTY,
@@ -60,7 +61,8 @@ def build_bundle(settings: Settings, bench: Workbench, out: Path) -> Contents:
     if settings.paths.calibration.is_file():
         promise = read_calibration(settings.paths.calibration)
     catalog = load_catalog(settings)
-    if promise is not None and (why := promise.stale(bench.encoder_hash, catalog.exemplar_hash)):
+    basis = basis_of(settings.routing, catalog)
+    if promise is not None and (why := promise.stale(bench.encoder_hash, catalog.exemplar_hash, basis)):
         raise PreconditionError(f"{settings.paths.calibration}: {why}; run `pointsman calibrate` again")
     matcher = bench.matcher(catalog, Learned(promise))
     identity = EncoderId(settings.encoder.model, bench.encoder_hash)

@@ -6,10 +6,12 @@ from pathlib import Path
 from pointsman.errors import PreconditionError
 from pointsman.host.learned import LearnedFiles
 from pointsman.host.offline import file_store
+from pointsman.router.basis import basis_of
 from pointsman.router.snapshot import Learned
 from pointsman.settings import Settings
 from pointsman.values.cascade import STALE
 from pointsman.values.catalog import Catalog, Problem
+from pointsman.values.promise import Promise
 
 
 class FolderStore:
@@ -22,8 +24,9 @@ class FolderStore:
         self._calibration = paths.calibration
         self._cascade = paths.cascade
         self._encoder_hash = encoder_hash
+        self._routing = settings.routing
         self._refuses = settings.routing.stale_calibration == "refuse"
-        self._served: Catalog | None = None  # the last one that no stale calibration stood against
+        self._served: Catalog | None = None  # the last one that the calibration in use was made for
 
     @property
     def folders(self) -> list[Path]:
@@ -38,31 +41,35 @@ class FolderStore:
     def load(self) -> tuple[Catalog, Learned]:
         """Return what serves, with the problems of what does not. Reads only files that changed.
 
+        Where settings refuse a stale calibration, neither a file that is stale nor exemplars that make the one
+        in use stale are taken: what served goes on serving.
+
         Raises:
             PreconditionError: the calibration is stale, settings refuse it, and nothing serves yet.
 
         """
         catalog = self.catalogs.load()
-        learned, problems = self._learned.load()
-        problems += self._stale_models(catalog, learned)
-        why = (
-            learned.promise.stale(self._encoder_hash, catalog.exemplar_hash)
-            if learned.promise and catalog.intents
-            else ""
+        learned, problems = self._learned.load(
+            lambda promise: self._refuses and bool(self._stale(promise, catalog))
         )
-        if why:
+        problems += self._stale_models(catalog, learned)
+        if why := self._stale(self._learned.stated, catalog):
             message = f"stale: {why}; run `pointsman calibrate` again"
-            problems = (*problems, Problem(self._calibration.name, 0, "exemplar_hash", "", message))
+            problems = (*problems, Problem(self._calibration.name, 0, "", "", message))
             if self._refuses and self._served is None:
                 raise PreconditionError(f"{self._calibration}: {message} (routing.stale_calibration: refuse)")
-            if self._refuses and self._served is not None:
-                kept = self._served
-                catalog = replace(
-                    catalog, intents=kept.intents, specialists=kept.specialists, rules=kept.rules
-                )
-        else:
+        if not self._stale(learned.promise, catalog):
             self._served = catalog
+        elif self._refuses and self._served is not None:
+            kept = self._served
+            catalog = replace(catalog, intents=kept.intents, specialists=kept.specialists, rules=kept.rules)
         return replace(catalog, problems=catalog.problems + problems), learned
+
+    def _stale(self, promise: Promise | None, catalog: Catalog) -> str:
+        """Return why a promise does not hold for a catalog; empty where it does, or there is nothing to hold for."""
+        if promise is None or not catalog.intents:
+            return ""
+        return promise.stale(self._encoder_hash, catalog.exemplar_hash, basis_of(self._routing, catalog))
 
     def _stale_models(self, catalog: Catalog, learned: Learned) -> tuple[Problem, ...]:
         """Return the models of answers that other files or prompts made; they are not used."""

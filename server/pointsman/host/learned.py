@@ -12,6 +12,7 @@ from pointsman.decision.difficulty_file import load as load_difficulty
 from pointsman.errors import ArtifactError, CatalogError
 from pointsman.router.snapshot import Learned
 from pointsman.values.catalog import Problem
+from pointsman.values.promise import Promise
 
 T = TypeVar("T")
 
@@ -26,19 +27,32 @@ class LearnedFiles:
         self._promise = _LastGood(calibration, read_calibration)
         self._difficulty = _LastGood(difficulty, lambda path: load_difficulty(path, encoder_hash).difficulty)
         self._cascade = _LastGood(cascade, read_cascade) if cascade else None
+        self._taken: tuple[Promise | None, str] = (None, "")  # with its digest
 
-    def load(self) -> tuple[Learned, tuple[Problem, ...]]:
-        """Return what serves, and what was refused. Reads only a file that changed."""
+    @property
+    def stated(self) -> Promise | None:
+        """The promise of the file, taken or refused."""
+        return self._promise.value
+
+    def load(
+        self, refuses: Callable[[Promise], bool] = lambda _: False
+    ) -> tuple[Learned, tuple[Problem, ...]]:
+        """Return what serves, and what was refused. Reads only a file that changed.
+
+        refuses: whether a promise is not to be taken; the one before it stays, or none where there was none
+        """
         files: list[_LastGood[Any]] = [self._promise, self._difficulty]
         files += [self._cascade] if self._cascade else []
         for file in files:
             file.look()
-        digest = hashlib.sha256(" ".join(file.digest for file in files if file.digest).encode()).hexdigest()
-        there = any(file.digest for file in files)
+        if self._promise.value is None or not refuses(self._promise.value):
+            self._taken = self._promise.value, self._promise.digest
+        promise, digest = self._taken
+        digests = [name for name in (digest, *(file.digest for file in files[1:])) if name]
         learned = Learned(
-            self._promise.value,
+            promise,
             self._difficulty.value,
-            digest if there else "",
+            hashlib.sha256(" ".join(digests).encode()).hexdigest() if digests else "",
             self._cascade.value if self._cascade else None,
             self._difficulty.digest,
         )

@@ -17,6 +17,7 @@ from pointsman.embedding.load import load_encoder
 from pointsman.errors import CatalogError, PreconditionError
 from pointsman.host.learned import LearnedFiles
 from pointsman.host.progress import fetch_progress
+from pointsman.router.basis import basis_of
 from pointsman.router.snapshot import NOTHING_LEARNED, Learned, Matcher, Snapshot, build_snapshot
 from pointsman.settings import Settings
 from pointsman.values.catalog import Catalog
@@ -100,7 +101,8 @@ def learned_of(bench: Workbench, catalog: Catalog) -> tuple[Learned, list[str]]:
     if problems:
         raise CatalogError(problems)
     promise = learned.promise
-    why = promise.stale(bench.encoder_hash, catalog.exemplar_hash) if promise is not None else ""
+    basis = basis_of(bench.settings.routing, catalog)
+    why = promise.stale(bench.encoder_hash, catalog.exemplar_hash, basis) if promise is not None else ""
     return learned, [f"{paths.calibration} is stale, so its promise does not hold: {why}."] if why else []
 
 

@@ -1,7 +1,9 @@
 """A JSONL file of prompts to values, with every bad line placed. Knows no vectors.
 
-A line is `{"text": "…", "intent": "…"}`; an intent of `null` means out of scope. Other fields are
-ignored, so that lines may come from a log as they are; blank lines are skipped, repeated ones count.
+A line is `{"text": "…", "intent": "…"}`; an intent of `null` means out of scope. Where conversations are
+read, `turns` (the user's texts in order) or `messages` (role and content) may stand in the place of `text`;
+the intent is that of the last user turn. Other fields are ignored, so that lines may come from a log as they
+are; blank lines are skipped, repeated ones count.
 """
 
 import json
@@ -15,6 +17,8 @@ from pointsman.catalog.files import shown
 from pointsman.errors import CatalogError
 from pointsman.values.catalog import Problem
 
+_CONVERSATIONS = ("turns", "messages")
+_USER = "user"
 _MOST_PROBLEMS = 100
 """A file of another format is wrong on every line; so many of them tell enough."""
 
@@ -24,16 +28,20 @@ class Labelled:
     """A prompt and what it asks for. `labelled` with an `intent` of None means out of scope.
 
     line: where it stands in its file, 1-based; 0 when it comes from elsewhere
+    before: the user turns before it, in order
     """
 
     text: str
     intent: str | None
     labelled: bool
     line: int = 0
+    before: tuple[str, ...] = ()
 
 
-def read_traffic(path: Path, *, need_labels: bool) -> tuple[Labelled, ...]:
+def read_traffic(path: Path, *, need_labels: bool, conversations: bool = False) -> tuple[Labelled, ...]:
     """Read a file of prompts; `need_labels` demands the field `intent` on every line.
+
+    conversations: whether lines may hold `turns` or `messages` in the place of `text`
 
     Raises:
         CatalogError: every bad line with its field and value; an unreadable file, or one without prompts.
@@ -46,7 +54,11 @@ def read_traffic(path: Path, *, need_labels: bool) -> tuple[Labelled, ...]:
             for number, content in enumerate(file, 1):
                 if not content.strip():
                     continue
-                found = list(_read_line(content, str(path), number, need_labels=need_labels))
+                found = list(
+                    _read_line(
+                        content, str(path), number, need_labels=need_labels, conversations=conversations
+                    )
+                )
                 prompts += [item for item in found if isinstance(item, Labelled)]
                 problems += [item for item in found if isinstance(item, Problem)]
     except OSError as error:
@@ -93,7 +105,9 @@ def _first(problems: list[Problem], file: str) -> list[Problem]:
     return [*problems[:_MOST_PROBLEMS], Problem(file, 0, "", "", f"and {more} problems more")]
 
 
-def _read_line(content: bytes, file: str, number: int, *, need_labels: bool) -> Iterator[Labelled | Problem]:
+def _read_line(
+    content: bytes, file: str, number: int, *, need_labels: bool, conversations: bool
+) -> Iterator[Labelled | Problem]:
     """Yield the prompt of a line, or all that is wrong with the line."""
     try:
         data: Any = json.loads(content.decode("utf-8-sig" if number == 1 else "utf-8").strip())
@@ -116,20 +130,43 @@ def _read_line(content: bytes, file: str, number: int, *, need_labels: bool) -> 
         message = 'expected an object such as {"text": "…", "intent": "…"}'
         yield Problem(file, number, "", shown(data), message)
         return
+    field = next((name for name in _CONVERSATIONS if conversations and name in data), "text")
+    turns = _turns(data, field)
     problems = [
-        Problem(file, number, field, shown(data[field]) if field in data else "", message)
-        for field, message in (("text", _wrong_text(data)), ("intent", _wrong_intent(data, need_labels)))
+        Problem(file, number, name, shown(data[name]) if name in data else "", message)
+        for name, message in (
+            (field, turns if isinstance(turns, str) else ""),
+            ("intent", _wrong_intent(data, need_labels)),
+        )
         if message
     ]
     yield from problems
-    if not problems:
-        yield Labelled(data["text"], data.get("intent"), "intent" in data, number)
+    if not problems and not isinstance(turns, str):
+        *before, text = turns
+        yield Labelled(text, data.get("intent"), "intent" in data, number, tuple(before))
 
 
-def _wrong_text(data: dict[str, Any]) -> str:
-    if "text" not in data:
+def _turns(data: dict[str, Any], field: str) -> list[str] | str:
+    """Return the user turns of a line, or what is wrong with them."""
+    if field not in data:
         return "field required"
-    text = data["text"]
+    turns = data[field]
+    if field == "text":
+        turns = [turns]
+    elif not isinstance(turns, list) or not turns:
+        return "must be a list with at least one turn"
+    elif "text" in data:
+        return "must not stand beside text"
+    elif field == "messages":
+        if not all(isinstance(turn, dict) and isinstance(turn.get("role"), str) for turn in turns):
+            return 'must be a list of objects such as {"role": "user", "content": "…"}'
+        if turns[-1]["role"] != _USER:
+            return "the last message must be the user's: that is the one with the intent"
+        turns = [turn.get("content") for turn in turns if turn["role"] == _USER]
+    return next(filter(None, map(_wrong_text, turns)), turns)
+
+
+def _wrong_text(text: object) -> str:
     if not isinstance(text, str):
         return "must be text"
     if not text.strip():

@@ -86,8 +86,16 @@ class Turn:
 class Conversation:
     """The rule over one matcher. None of it changes, so threads may share it."""
 
-    def __init__(self, matcher: Matcher, leaning: Leaning, hysteresis: float = HYSTERESIS) -> None:
+    def __init__(
+        self,
+        matcher: Matcher,
+        leaning: Leaning,
+        hysteresis: float = HYSTERESIS,
+        required_confidence: float | None = None,
+    ) -> None:
+        """`required_confidence` stands in for the matcher's own."""
         self._matcher = matcher
+        self._required_confidence = required_confidence
         self._leaning = leaning
         self._hysteresis = hysteresis
         intents = matcher.catalog.intents
@@ -106,21 +114,27 @@ class Conversation:
         """
         found = self._matcher.index.score(rows)
         margins = found.scores - self._thresholds  # (k, C)
-        opened = Evidence() if topic is None else self._matcher.match(topic)
+        opened = Evidence() if topic is None else self._match(topic)
         weighed = None
         for i, row in enumerate(rows):
             if topic is not None:
                 nearest = float((self._matcher.index.rows[found.hits[i]] @ row).max())
                 weighed = self._weigh(topic, _target(opened), row, margins[i], nearest)
             if weighed is None or not weighed.stays:
-                topic, opened = row, self._matcher.match(row)
+                topic, opened = row, self._match(row)
         assert topic is not None  # noqa: S101 - there is a turn, and the first one opens a topic
         if weighed is None or not weighed.stays:
             return Turn(opened, topic, weighed)
-        alone = self._matcher.match(rows[-1])
+        alone = self._match(rows[-1])
         # What the turn says itself is better evidence than the topic, where both point to the same target.
         agrees = alone.accepted and alone.target == opened.target
         return Turn(alone if agrees else replace(opened, follow_up=True), topic, weighed)
+
+    def _match(self, row: Rows) -> Evidence:
+        evidence = self._matcher.match(row)
+        if self._required_confidence is None:
+            return evidence
+        return replace(evidence, required_confidence=self._required_confidence)
 
     def _weigh(
         self, topic: Rows, target: str, row: Rows, margins: NDArray[np.float64], nearest: float
