@@ -273,12 +273,10 @@ def main() -> None:
         f"{len(texts)} prompts, median {words:.0f} words; {rounds} alternating rounds (2 at most with 15,000 exemplars); encoder and BLAS on one thread;\n"
         "server, load and encoder share the cores.\n\n" + "\n".join(sections)
     )
-    report.write(
-        arguments.out,
-        "Route: latency and throughput",
-        body,
-        "python benchmarks/route.py" + (" --data DATA" if arguments.data else ""),
-    )
+    command = "python benchmarks/route.py" + (" --data DATA" if arguments.data else "")
+    if rounds != parser.get_default("rounds"):
+        command += f" --rounds {rounds}"
+    report.write(arguments.out, "Route: latency and throughput", body, command)
     print(body)
 
 
