@@ -129,6 +129,28 @@ def test_a_mistake_is_one_line_without_a_traceback(site: Site, arguments, settin
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["route", "generate", "explain"])
+@pytest.mark.parametrize("by", ["argument", "stdin"])
+def test_a_prompt_that_is_not_utf_8_is_one_line_that_says_where(site: Site, command: str, by: str) -> None:
+    site.fill()
+    prompt = b"refund \xff me"
+    result = subprocess.run(
+        [sys.executable, "-m", "pointsman", command, prompt if by == "argument" else "-"],
+        env=os.environ | {"POINTSMAN_PATHS__INTENTS": str(site.intents), "POINTSMAN_PATHS__SPECIALISTS": str(site.specialists)},
+        input=prompt if by == "stdin" else b"", cwd=site.root, capture_output=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert result.returncode == _run("route", "", site=site).returncode == 1
+    assert result.stderr.decode() == "error: the prompt is not UTF-8: byte 7 is 0xff\n"
+    assert result.stdout == b""
+
+
+def test_an_option_that_is_not_utf_8_is_one_line(site: Site) -> None:
+    result = _run("route", "refund me", "--specialist", "\udcff", site=site.fill())
+    assert result.returncode == 1
+    assert "is not UTF-8: b'\\xff'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_models_pull_fetches_into_the_configured_folder_and_verifies(site: Site) -> None:
     site.fill()
     content = b"GGUF and more"

@@ -222,7 +222,9 @@ def test_a_model_file_that_was_damaged_while_nothing_ran_is_fetched_again_at_the
     write_specialist(site.specialists, "general", base={"uri": f"file:{source}", "sha256": BASE_SHA256})
     cached = load().paths.models / BASE_SHA256 / "base.gguf"
     try:
-        cached.write_bytes(base_model.read_bytes()[:-1] + b"?")
+        content = bytearray(base_model.read_bytes())
+        content[-1] ^= 0xFF
+        cached.write_bytes(content)
         with _serve(site) as served, Client(f"127.0.0.1:{served.port}") as client:
             events = list(client.generate("hello", constraints(specialist="general")))
         assert events[-1].WhichOneof("event") == "done"

@@ -1,6 +1,7 @@
 """`pointsman serve | check | route | generate | models pull | schema`."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ from pointsman.cli.evaluate import evaluate, explain
 from pointsman.cli.export import export
 from pointsman.cli.feedback import feedback
 from pointsman.cli.intents import diff, import_, lint
-from pointsman.cli.options import Config
+from pointsman.cli.options import Config, read_prompt
 from pointsman.cli.policy import policy
 from pointsman.cli.replay import replay
 from pointsman.cli.report import report
@@ -160,7 +161,7 @@ def route(
     from pointsman.cli.ask import Question, print_route, rules_of
 
     rules = rules_of(specialist, tier, task_type, local_only, output_tokens)
-    question = Question(_read(text), rules, session, caller)
+    question = Question(read_prompt(text), rules, session, caller)
     asyncio.run(print_route(question, address, config, as_json=as_json))
 
 
@@ -188,7 +189,7 @@ def generate(
     from pointsman.cli.ask import Question, print_answer, rules_of, sampling_of
 
     rules = rules_of(specialist, tier, task_type, local_only, output_tokens)
-    question = Question(_read(text), rules, session, caller, hold_back=hold_back)
+    question = Question(read_prompt(text), rules, session, caller, hold_back=hold_back)
     sampling = sampling_of(max_tokens, temperature, seed)
     asyncio.run(print_answer(question, sampling, address, config, as_json=as_json))
 
@@ -241,11 +242,11 @@ def _explain(error: BaseException) -> str | None:
         from pointsman.client import explain
 
         return explain(error)
+    if (
+        isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason
+    ):  # of an option; see read_prompt
+        return f"what was given is not UTF-8: {os.fsencode(error.object)!r}"
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("pointsman"):
         extra = "review" if error.name in {"matplotlib", "jinja2"} else "standard"
         return f"this command needs {error.name}; pip install 'pointsman[{extra}]'"
     return None
-
-
-def _read(text: str) -> str:
-    return sys.stdin.read() if text == "-" else text

@@ -98,6 +98,8 @@ def rules_of(
             local_only=local_only,
             output_tokens=output_tokens,
         )
+    except UnicodeError:  # of any option; it has its own line
+        raise
     except ValueError:
         message = f"--tier is local, mid or cloud (got {tier!r})"
         raise InvalidRequestError("tier", message) from None

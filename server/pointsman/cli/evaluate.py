@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pointsman.cli.options import Config, write_text
+from pointsman.cli.options import Config, read_prompt, write_text
 from pointsman.errors import PointsmanError, PreconditionError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def explain(
     settings = load(config)
     configure_logs(settings.log.model_copy(update={"level": "error"}))
     catalog = load_catalog(settings)
-    prompt = sys.stdin.read() if text == "-" else text
+    prompt = read_prompt(text)
     with open_workbench(settings) as bench:
         learned, stale = learned_of(bench, catalog)
         explanation = explain_prompt(

@@ -1,18 +1,35 @@
 """Options that many commands share."""
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pointsman.errors import ConfigError
+from pointsman.errors import ConfigError, InvalidRequestError
 
 Config = Annotated[
     Path | None,
     typer.Option(help="Settings file; else $POINTSMAN_CONFIG, else pointsman.yaml if there is one."),
 ]
+
+
+def read_prompt(text: str) -> str:
+    """Return the prompt of a command line; `-` reads standard input.
+
+    Raises:
+        InvalidRequestError: its bytes are not UTF-8; says which and where.
+
+    """
+    given = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
+    try:
+        return given.decode()
+    except UnicodeDecodeError as error:
+        where = f"byte {error.start} is 0x{given[error.start]:02x}"
+        raise InvalidRequestError("messages", f"the prompt is not UTF-8: {where}") from None
 
 
 def write_text(path: Path, text: str, option: str) -> None:

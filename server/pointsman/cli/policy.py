@@ -1,11 +1,10 @@
 """`pointsman policy check | try`."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from pointsman.cli.options import Config
+from pointsman.cli.options import Config, read_prompt
 
 policy = typer.Typer(help="What may leave.", no_args_is_help=True)
 
@@ -41,7 +40,7 @@ def try_(
     paths = load(config).paths
     stated = read_policy(paths.policy)
     detector = Detector(stated, paths.cache / "secret-rules")
-    read = sys.stdin.read() if text == "-" else text
+    read = read_prompt(text)
     for span in detector.find(read):
         print(f"{span.kind}: characters {span.start} to {span.end}, {stated.action(span.kind, caller)}")
     print(Gate(stated, detector).redacted(read, caller))
