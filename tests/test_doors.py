@@ -34,12 +34,13 @@ from pointsman.errors import (
     UnauthenticatedError,
 )
 from pointsman.host.known_callers import KnownCallers
+from pointsman.ledger.metrics import Metrics
 from pointsman.sections import Server, Tls
 from pointsman.service.doors import Doors, let_in
 from pointsman.service.server import ensure_safe
 from pointsman.service.tls import Chain, credentials
 from pointsman.v1 import catalog_pb2
-from pointsman.values.caller import Caller, Role, Shown
+from pointsman.values.caller import Caller, Role, Shown, names_in
 from pointsman.values.decision import Decision, Evidence, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Event, FinishReason, GenerateTimings, Token, Usage
 from pointsman.values.request import Tier
@@ -477,6 +478,71 @@ async def test_metrics_are_for_operators_once_callers_are_known(site: Site) -> N
     assert found == {"o": 200, "t": 401, "x": 401}
 
 
+async def test_metrics_know_an_operator_by_certificate_and_ask_nobody_for_one(site: Site) -> None:
+    ca, other = trustme.CA(), trustme.CA()
+    ca.cert_pem.write_to_path(site.root / "ca.pem")
+    certificate, key = await asyncio.to_thread(written, ca, site.root, "server", "127.0.0.1")
+    write_callers(
+        site.root / "callers.yaml",
+        {"name": "ops", "certificates": ["ops.internal"], "roles": ["operator"]},
+        {"name": "billing", "certificates": ["billing.internal"]},
+        entry("both", "o", "operator"),
+    )
+    files = Tls(certificate=certificate, key=key, client_ca=site.root / "ca.pem")
+    doors = (await asyncio.to_thread(KnownCallers, site.root / "callers.yaml")).doors
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def status(of: trustme.CA | None, name: str = "", token: str = "") -> int:
+        context = ssl.create_default_context()
+        ca.configure_trust(context)
+        if of is not None:
+            of.issue_cert(name).configure_cert(context)
+        with httpx2.Client(verify=context, trust_env=False) as client:
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            try:
+                return client.get(
+                    f"https://127.0.0.1:{port}/metrics", headers=headers, timeout=20
+                ).status_code
+            except httpx2.HTTPError:
+                return 0
+
+    metrics = Metrics()
+    close, context = await asyncio.to_thread(
+        metrics.serve, f"127.0.0.1:{port}", doors.may_read_metrics, (certificate, key), files.client_ca
+    )
+    assert context is not None
+    chain = await asyncio.to_thread(Chain, context, files)
+    try:
+        assert await asyncio.to_thread(status, ca, "ops.internal") == 200
+        assert await asyncio.to_thread(status, ca, "billing.internal") == 401
+        assert await asyncio.to_thread(status, ca, "billing.internal", "o") == 200
+        assert await asyncio.to_thread(status, ca, "ops.internal", "wrong") == 401
+        assert await asyncio.to_thread(status, None, "", "o") == 200
+        assert await asyncio.to_thread(status, None) == 401
+        assert await asyncio.to_thread(status, other, "ops.internal") == 0
+        await asyncio.to_thread(other.cert_pem.write_to_path, str(files.client_ca))
+        await asyncio.to_thread(chain.look)
+        assert await asyncio.to_thread(status, other, "ops.internal") == 200
+        assert await asyncio.to_thread(status, ca, "ops.internal") == 0
+    finally:
+        await asyncio.to_thread(close)
+
+
+def test_the_names_of_a_certificate_are_its_alternative_names_or_else_its_common_name() -> None:
+    common = ((("organizationName", "we"),), (("commonName", "old.internal"),))
+    alternative = (
+        ("DNS", "a.b"),
+        ("URI", "spiffe://a/b"),
+        ("IP Address", "0:0:0:0:0:0:0:1"),
+        ("DirName", "x"),
+    )
+    assert names_in({"subject": common, "subjectAltName": alternative}) == ("a.b", "spiffe://a/b", "::1")
+    assert names_in({"subject": common}) == ("old.internal",)
+    assert names_in({}) == names_in(None) == ()
+
+
 def test_no_thread_is_left_behind_by_limits() -> None:
     before = set(threading.enumerate())
     caller = Caller("a", ASKS, (hashed("t"),), requests_per_minute=3)
@@ -545,7 +611,7 @@ async def test_metrics_show_a_certificate_that_was_replaced(site: Site, tmp_path
     async with running(site.fill().settings(), engines=False) as server:
         pair = (files.certificate, files.key)
         close, context = await asyncio.to_thread(
-            server.core.metrics.serve, f"127.0.0.1:{port}", lambda _: True, pair
+            server.core.metrics.serve, f"127.0.0.1:{port}", lambda *_: True, pair
         )
         assert context is not None
         chain = await asyncio.to_thread(Chain, context, files)

@@ -557,6 +557,63 @@ async def test_client_certificates_are_asked_for_and_those_of_another_ca_are_tak
     assert [line["event"] for line in log_lines if "tls" in line["event"]] == ["tls.refused", "tls.reloaded"]
 
 
+async def test_a_caller_is_known_by_certificate_over_http_too(site: Site, tmp_path: Path) -> None:
+    ca = trustme.CA()
+    files = Tls(certificate=tmp_path / "cert.pem", key=tmp_path / "key.pem", client_ca=tmp_path / "ca.pem")
+
+    def write() -> None:
+        cert = ca.issue_cert("127.0.0.1")
+        cert.private_key_pem.write_to_path(str(files.key))
+        cert.cert_chain_pems[0].write_to_path(str(files.certificate))
+        ca.cert_pem.write_to_path(str(files.client_ca))
+
+    def client(name: str, key: str = "none") -> openai.AsyncOpenAI:
+        context = ssl.create_default_context()
+        ca.configure_trust(context)
+        ca.issue_cert(name).configure_cert(context)
+        http = httpx2.AsyncClient(verify=context, trust_env=False)
+        return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=http)
+
+    await asyncio.to_thread(write)
+    write_callers(
+        site.root / "callers.yaml",
+        {"name": "shop", "certificates": ["shop.internal"], "requests_per_minute": 2},
+        {"name": "ops", "certificates": ["ops.internal"], "roles": ["operator"]},
+        entry("billing", "billing-token"),
+    )
+    rules = {"rules": [{"name": "shops", "when": {"caller": ["shop"]}, "to": "cloud"}]}
+    (site.root / "rules.yaml").write_text(json.dumps(rules))
+    with Cloud() as cloud:
+        async with door(site, engines=False, cloud=cloud.settings, server={"tls": files.model_dump()}) as at:
+            assert at.site.http is not None
+            url = f"https://127.0.0.1:{at.site.http.port}/v1"
+            bare: dict[str, Any] = {"extra_headers": {"Authorization": openai.Omit()}}
+            asks: dict[str, Any] = {"model": "auto", "messages": [{"role": "user", "content": REFUND}]}
+            shop, ops, nobody, billing, wrong = [
+                await asyncio.to_thread(client, *who)
+                for who in (
+                    ("shop.internal",),
+                    ("ops.internal",),
+                    ("who.internal",),
+                    ("shop.internal", "billing-token"),
+                    ("shop.internal", "wrong"),
+                )
+            ]
+            async with shop, ops, nobody, billing, wrong:
+                answer = await shop.chat.completions.create(**asks, **bare)
+                assert answer.pointsman["decision"]["rule"] == "shops"
+                await shop.models.list(**bare)
+                with pytest.raises(openai.RateLimitError, match="caller 'shop' may ask 2 times a minute"):
+                    await shop.models.list(**bare)
+                with pytest.raises(openai.PermissionDeniedError):
+                    await ops.models.list(**bare)
+                with pytest.raises(openai.AuthenticationError):
+                    await nobody.models.list(**bare)
+                await billing.models.list()  # its token says more than its certificate
+                with pytest.raises(openai.AuthenticationError):
+                    await wrong.models.list()
+
+
 def test_it_listens_beyond_this_machine_only_with_tls_and_callers() -> None:
     with pytest.raises(
         ConfigError, match=r"server\.http_address: 0\.0\.0\.0:8080 is reached from other machines"

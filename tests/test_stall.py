@@ -186,7 +186,7 @@ async def test_a_mute_peer_keeps_nobody_from_the_metrics(
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         close, _ = await asyncio.to_thread(
-            server.core.metrics.serve, f"127.0.0.1:{port}", lambda _: True, pair
+            server.core.metrics.serve, f"127.0.0.1:{port}", lambda *_: True, pair
         )
         try:
             mute = asyncio.create_task(closes(port))

@@ -196,6 +196,7 @@ async def serve(
                 settings.server.metrics_address,
                 callers.doors.may_read_metrics,
                 (tls.certificate, tls.key) if tls else None,
+                tls.client_ca if tls else None,
             )
             chains += [Chain(context, tls)] if tls and context else []
         try:

@@ -13,6 +13,7 @@ from pointsman.errors import ConfigError
 from pointsman.generation.engine_process import EngineProcess
 from pointsman.ledger.shortfalls import Shortfalls
 from pointsman.ledger.writer import LedgerWriter
+from pointsman.values.caller import names_in
 from pointsman.values.catalog import Catalog, EngineState
 from pointsman.values.decision import Decision, RouteTimings
 from pointsman.values.events import Done
@@ -21,6 +22,7 @@ from pointsman.values.ledger import Comparison
 _ROUTE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _ANSWER_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 _MUTE_S = 10.0
+_PEER = "pointsman.peer"
 
 
 class Metrics:
@@ -86,13 +88,15 @@ class Metrics:
     def serve(
         self,
         address: str,
-        may_read: Callable[[str], bool] = lambda _: True,
+        may_read: Callable[[str, tuple[str, ...]], bool] = lambda *_: True,
         certificate: tuple[Path, Path] | None = None,
+        client_ca: Path | None = None,
     ) -> tuple[Callable[[], None], ssl.SSLContext | None]:
         """Serve /metrics; returns what ends it, and the context of its TLS.
 
-        may_read: asked with the Authorization header of each request
+        may_read: asked with the Authorization header of each request, and the names in its peer's certificate
         certificate: PEM files of certificate and key, for TLS
+        client_ca: PEM file of who signs the certificates of clients, which may show one; nobody is asked without it
 
         Raises:
             ConfigError: the address is taken.
@@ -111,17 +115,26 @@ class Metrics:
 
         # A peer that says nothing holds one thread, for a while: neither the handshake nor a request waits for it.
         handler: Any = server.RequestHandlerClass
-        server.RequestHandlerClass = type("Handler", (handler,), {"timeout": _MUTE_S})
+
+        def environment_of(self: Any) -> dict[str, Any]:
+            shown = self.connection.getpeercert() if isinstance(self.connection, ssl.SSLSocket) else None
+            return {**handler.get_environ(self), _PEER: names_in(shown)}
+
+        changes = {"timeout": _MUTE_S, "get_environ": environment_of}
+        server.RequestHandlerClass = type("Handler", (handler,), changes)
         if isinstance(server.socket, ssl.SSLSocket):
             server.socket.do_handshake_on_connect = False  # type: ignore[attr-defined]
+            if client_ca is not None:
+                server.socket.context.load_verify_locations(client_ca)
+                server.socket.context.verify_mode = ssl.CERT_OPTIONAL
         show = server.get_app()
         assert show is not None  # noqa: S101 - it was started with one
 
         def guarded(environment: dict[str, Any], begin: Callable[..., Any]) -> Any:
-            if may_read(environment.get("HTTP_AUTHORIZATION", "")):
+            if may_read(environment.get("HTTP_AUTHORIZATION", ""), environment[_PEER]):
                 return show(environment, begin)
             begin("401 Unauthorized", [("WWW-Authenticate", "Bearer"), ("Content-Type", "text/plain")])
-            return [b"metrics are for operators: send their bearer token\n"]
+            return [b"metrics are for operators: send their bearer token, or show their certificate\n"]
 
         server.set_app(guarded)
 

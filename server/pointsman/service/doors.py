@@ -71,10 +71,10 @@ class Doors:
             )
         return found
 
-    def may_read_metrics(self, authorization: str) -> bool:
-        """Whether an Authorization header is an operator's; anyone's where everybody comes in."""
+    def may_read_metrics(self, authorization: str, certificates: tuple[str, ...] = ()) -> bool:
+        """Whether an Authorization header, or else a certificate, is an operator's; anyone's where all come in."""
         try:
-            caller = self.who(Shown(bearer(authorization)))
+            caller = self.who(Shown(bearer(authorization), certificates))
         except UnauthenticatedError:
             return False
         return caller is None or Role.OPERATOR in caller.roles

@@ -1,6 +1,6 @@
 """The same door over HTTP, in the language of chat completions. Needs starlette and uvicorn (extra `http`).
 
-Callers are known by the bearer token alone, which is what clients of OpenAI call the API key.
+Callers are known by the bearer token, which is what clients of OpenAI call the API key, or by their certificate.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from pointsman.service.convert import Limits
 from pointsman.service.doors import Doors, bearer
 from pointsman.service.errors import INTERNAL_MESSAGE, code_of
 from pointsman.service.guard import Observe, request_id_of, stalled
-from pointsman.service.http_protocol import TimedProtocol
+from pointsman.service.http_protocol import PEER, TimedProtocol
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.service.tls import Chain
 from pointsman.values.caller import Role, Shown
@@ -150,7 +150,8 @@ class HttpServer:
         """
         if self.draining:
             raise BackendDownError("the server is shutting down; ask another", retry_after_s=1.0)
-        known = self._doors.who(Shown(bearer(request.headers.get("authorization", ""))))
+        token = bearer(request.headers.get("authorization", ""))
+        known = self._doors.who(Shown(token, request.scope.get("state", {}).get(PEER, ())))
         with self._doors.enter(known, Role.CALLER):
             yield known.name if known else request.headers.get(CALLER, "")
 

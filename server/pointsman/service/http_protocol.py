@@ -1,10 +1,14 @@
-"""HTTP/1.1 whose requests have a time to come in. Needs uvicorn (extra `http`)."""
+"""HTTP/1.1 whose requests have a time to come in, and a peer with a name. Needs uvicorn (extra `http`)."""
 
 import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from pointsman.values.caller import names_in
+
 HEAD_S = 10.0
+PEER = "pointsman.peer"
+"""Where the state of a request has the names in its peer's certificate."""
 
 
 class TimedProtocol(H11Protocol):
@@ -13,8 +17,9 @@ class TimedProtocol(H11Protocol):
     _late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request."""
+        """Begin to wait for a request, of whom the certificate names."""
         super().connection_made(transport)
+        self.app_state = {**self.app_state, PEER: names_in(transport.get_extra_info("peercert"))}
         self._late = self.loop.call_later(HEAD_S, self._close)
 
     def data_received(self, data: bytes) -> None:

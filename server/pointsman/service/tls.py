@@ -53,7 +53,8 @@ class Chain:
     def __init__(self, context: ssl.SSLContext, settings: Tls) -> None:
         """Watch the files that a context was loaded from. Where client certificates are asked for, from TLS 1.3 on."""
         self._chain = (settings.certificate, settings.key)
-        self._client_ca = settings.client_ca if context.verify_mode is ssl.CERT_REQUIRED else None
+        self._verify_mode = context.verify_mode
+        self._client_ca = settings.client_ca if self._verify_mode is not ssl.CERT_NONE else None
         self._signatures = self._look()
         self._shown = self._load()
         if self._client_ca is not None:
@@ -88,7 +89,7 @@ class Chain:
         context.load_cert_chain(*self._chain)
         if self._client_ca is not None:
             context.load_verify_locations(self._client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = self._verify_mode
         return context
 
     def _show(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:

@@ -1,7 +1,10 @@
 """Who may come in, as values."""
 
+import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class Role(StrEnum):
@@ -36,3 +39,19 @@ class Shown:
 
     token: str = field(default="", repr=False)
     certificates: tuple[str, ...] = ()
+
+
+def names_in(certificate: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return the names in what Python's TLS tells of a peer's verified certificate: those that gRPC knows it by.
+
+    That is its alternative names, or its common name where it has none.
+    """
+    found = certificate or {}
+    kinds = {"DNS", "URI", "email", "IP Address"}
+    alternative = [_plain(kind, name) for kind, name in found.get("subjectAltName", ()) if kind in kinds]
+    common = [name for part in found.get("subject", ()) for kind, name in part if kind == "commonName"]
+    return tuple(alternative or common)
+
+
+def _plain(kind: str, name: str) -> str:
+    return str(ipaddress.ip_address(name.strip())) if kind == "IP Address" else name
