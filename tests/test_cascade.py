@@ -19,6 +19,7 @@ from pointsman.generation.backend import Question
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.generator import Generator
 from pointsman.generation.shadows import Shadows
+from pointsman.generation.trials import Given, Trials
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.recorder import Recorder
 from pointsman.ledger.shortfalls import Shortfalls
@@ -350,6 +351,123 @@ async def test_a_refusal_escalates_at_once() -> None:
         events = await events_of(await generator(Engine(script), endpoint), asked())
     assert escalations(events)[0].shortfall is Shortfall.REFUSAL
     assert text_of(events) == "from the cloud"
+
+
+# Free text that nothing is fitted for.
+
+CIRCLE = [("Look", None)] + [(" and", None), (" then", None), (" again", None)] * 60
+DECLINED: list[tuple[str, float | None]] = [("I'm", None), (" sorry,", None), (" but", None), (" no", None)]
+
+
+@pytest.mark.parametrize("hold_back", [False, True])
+@pytest.mark.parametrize(("script", "why"), [(CIRCLE, Shortfall.REPETITION), (DECLINED, Shortfall.REFUSAL)])
+async def test_free_text_that_nothing_is_fitted_for_escalates_on_circles_and_refusals(
+    script: list[tuple[str, float | None]], why: Shortfall, hold_back: bool
+) -> None:
+    with Endpoint() as endpoint:
+        engine = Engine(script)
+        source = await generator(engine, endpoint, fitted=False)
+        events = await events_of(source, asked(hold_back=hold_back))
+    assert [moved.shortfall for moved in escalations(events)] == [why]
+    assert text_of(events).endswith("from the cloud")
+    assert done_of(events).shortfall is None
+    assert not engine.questions[0].logprobs
+    assert engine.held == 0
+    if hold_back and why is Shortfall.REFUSAL:
+        assert kinds(events)[1] == "Escalation"  # nothing of the refusal was shown
+
+
+@pytest.mark.parametrize("hold_back", [False, True])
+@pytest.mark.parametrize(("script", "why"), [(CIRCLE, Shortfall.REPETITION), (DECLINED, Shortfall.REFUSAL)])
+async def test_free_text_that_nothing_is_fitted_for_ends_flagged_where_there_is_no_cloud(
+    script: list[tuple[str, float | None]], why: Shortfall, hold_back: bool
+) -> None:
+    source = await generator(Engine(script), None, fitted=False)
+    events = await events_of(source, asked(hold_back=hold_back))
+    assert escalations(events) == []
+    assert text_of(events) == "".join(text for text, _ in script)
+    assert (done_of(events).shortfall, done_of(events).confidence) == (why, None)
+
+
+async def test_who_holds_back_waits_for_the_commit_point_of_free_text_that_nothing_is_fitted_for() -> None:
+    long: list[tuple[str, float | None]] = [(f" w{i}", None) for i in range(40)]
+    source = await generator(Engine(long), None, fitted=False)
+    tokens = [e for e in await events_of(source, asked(hold_back=True)) if isinstance(e, Token)]
+    assert tokens[0].text.split() == [f"w{i}" for i in range(32)]
+    at_once = [e for e in await events_of(source, asked()) if isinstance(e, Token)]
+    assert len(at_once) == 40
+
+
+# New versions on trial.
+
+
+class Noted(Trials):
+    """Trials that only write down what they are told."""
+
+    def __init__(self, candidate: Specialist | None = None) -> None:
+        self.candidate = candidate
+        self.noted: list[bool] = []
+        self.given: list[Given] = []
+        self.asking: list[Any] = []
+
+    def pick(self, catalog: Catalog, live: Specialist, request: Request) -> Specialist:
+        return live
+
+    def note(self, catalog: Catalog, name: str, version: Specialist, *, success: bool) -> None:
+        self.noted.append(success)
+
+    def shadow(self, catalog: Catalog, name: str, request: Request, ask: Any, given: Given) -> None:
+        self.given.append(given)
+        self.asking.append(ask(request, self.candidate or version_of(catalog)))
+
+
+def version_of(catalog: Catalog) -> Specialist:
+    return replace(catalog.specialists[0], name="support@next")
+
+
+async def on_trial(local: Engine, endpoint: Endpoint | None, **options: Any) -> tuple[Noted, Generator]:
+    source = await generator(local, endpoint, **options)
+    noted = Noted()
+    source._trials = noted
+    return noted, source
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "success", "said"),
+    [
+        (GOOD, {}, True, "The parcel is lost"),
+        (BAD, {}, True, "from the cloud"),  # unsure, which a candidate is never judged by
+        (DECLINED, {"fitted": False}, False, "from the cloud"),
+        ([], {"fitted": False}, False, "from the cloud"),
+        ([("meh", SURE)], {"fitted": False, "output": Output("regex", pattern="A")}, False, None),
+    ],
+)
+async def test_both_versions_are_judged_alike_and_by_what_either_can_have(
+    script: list[tuple[str, float | None]], options: dict[str, Any], success: bool, said: str | None
+) -> None:
+    with Endpoint() as endpoint:
+        noted, source = await on_trial(Engine(script), endpoint, **options)
+        await events_of(source, asked())
+        assert noted.noted == [success]
+        (given,) = noted.given
+        assert (given.said, given.success) == (said, success)
+        (asking,) = noted.asking
+        assert await asking == ("".join(text for text, _ in script), success)
+
+
+async def test_a_candidate_is_repaired_before_it_is_judged_as_the_live_version_is() -> None:
+    engine = Engine([("meh", SURE)], [("positive", SURE)], [("meh", SURE)], [("negative", SURE)])
+    noted, source = await on_trial(engine, None, output=CHOICE, fitted=False)
+    await events_of(source, asked())
+    assert noted.noted == [True]
+    assert await noted.asking[0] == ("negative", True)
+
+
+async def test_a_deadline_that_cannot_be_met_is_no_versions_failure() -> None:
+    with Endpoint() as endpoint:
+        noted, source = await on_trial(Engine(DeadlineError("late", 1.0)), endpoint)
+        assert text_of(await events_of(source, asked())) == "from the cloud"
+    assert (noted.noted, noted.given) == ([], [])
 
 
 # What the cloud does to an escalation.

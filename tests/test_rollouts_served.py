@@ -15,7 +15,7 @@ from pointsman.client import constraints
 from pointsman.host.offline import file_store
 from pointsman.host.rollouts import begin
 from pointsman.settings import Settings
-from pointsman.v1 import router_pb2
+from pointsman.v1 import catalog_pb2, router_pb2
 from pointsman.values.catalog import Specialist
 from pointsman.values.rollout import Stage
 
@@ -24,11 +24,11 @@ pytestmark = [pytest.mark.model, pytest.mark.usefixtures("base_model")]
 SHORT = router_pb2.Sampling(temperature=0, max_tokens=8)
 
 
-def _begin(settings: Settings, root: Path, more: dict[str, object]) -> None:
+def _begin(settings: Settings, root: Path, more: dict[str, object], agreement: float = 0.0) -> None:
     candidate = write_specialist(root / "new", "support", **more)
     stated = read(candidate, SpecialistFile, "candidate").value
     assert isinstance(stated, Specialist)
-    begin(file_store(settings), stated, share=1.0, bound=0.05, answers=2)
+    begin(file_store(settings), stated, share=1.0, bound=0.05, answers=2, agreement=agreement)
 
 
 async def _ask(server: Running) -> tuple[str, router_pb2.Done]:
@@ -92,10 +92,47 @@ async def test_a_version_whose_answers_fail_goes_back_and_nobody_waits(site: Sit
             "stage": "shadow",
             "candidate": {"answers": 2, "successes": 0},
             "live": {"answers": 2, "successes": 2},
+            "compared": 2,
             "agreed": 2,
         }
     ]
     assert "0 of 2" in kept["why"]
+
+
+async def test_a_version_that_answers_in_the_right_format_and_wrongly_goes_back(site: Site) -> None:
+    """One format; but a grammar holds the live version to one of the two answers, and the new one to the other."""
+    output = {"format": "choice", "choices": ["yes", "no"], "constrained": "always"}
+    settings = site.fill().settings()
+    write_specialist(site.specialists, "support", output=output | {"grammar": 'root ::= "yes"'})
+    wrong: dict[str, object] = {"output": output | {"grammar": 'root ::= "no"'}}
+    await asyncio.to_thread(_begin, settings, site.root, wrong, 0.7)
+    async with running(settings) as server:
+        (listed,) = [s for s in (await server.client.list_specialists()).specialists if s.HasField("trial")]
+        assert listed.specialist.name == "support"
+        assert listed.trial.stage == catalog_pb2.ROLLOUT_STAGE_SHADOW
+        for _ in range(10):
+            if _stage(server) is None:
+                break
+            text, done = await _ask(server)
+            assert (text, done.low_confidence) == ("yes", False)
+            await until(lambda: not _shadowing(server))
+            if _stage(server) is not None:
+                compared = {"specialist": "support", "agrees": "no"}
+                assert server.core.metrics.registry.get_sample_value("pointsman_rollout_compared", compared)
+        assert _stage(server) is None
+        assert all(not s.HasField("trial") for s in (await server.client.list_specialists()).specialists)
+    rejected = site.specialists / "rollouts" / "rejected" / "support.yaml"
+    kept = yaml.safe_load(await asyncio.to_thread(rejected.read_text))
+    assert kept["past"] == [
+        {
+            "stage": "shadow",
+            "candidate": {"answers": 2, "successes": 2},
+            "live": {"answers": 2, "successes": 2},
+            "compared": 2,
+            "agreed": 0,
+        }
+    ]
+    assert "0 of 2 say what callers got" in kept["why"]
 
 
 async def test_a_candidate_whose_files_are_refused_is_on_no_trial(site: Site) -> None:
@@ -126,4 +163,4 @@ def test_the_command_line_promotes_and_rolls_back(site: Site, monkeypatch: pytes
 
 def _shadowing(server: Running) -> bool:
     generator = server.core.answers._generator
-    return any(trial.shadows for trial in generator._trials._trials.values())
+    return any(stage.shadows for stage in generator._trials._stages.values())

@@ -217,6 +217,20 @@ async def test_the_policy_has_the_last_word_on_what_leaves(action: Action, sent:
     assert site.shadows.skipped == ({} if sent else {"policy": 1})
 
 
+@pytest.mark.parametrize(("answer", "asked_of"), [("Jeri", 1), ("J-e-r-i-c-h-o", 1), ("Jericho", 2)])
+async def test_no_judge_is_asked_about_an_answer_with_a_piece_of_what_is_redacted(
+    answer: str, asked_of: int
+) -> None:
+    gate = Gate(Policy({"project": Action.REDACT}, patterns=(Pattern("project", "Jericho"),)), Finds())  # type: ignore[arg-type]
+    with Endpoint(words=("Yes",)) as endpoint:
+        script = [(f"The parcel of {answer}", -0.01)]
+        async with beside(endpoint, script, gate=gate, shadow={"free_text": "judge"}) as site:
+            await site.ask("where is the parcel of Jericho")
+    assert len(endpoint.requests) == asked_of
+    assert answer not in json.dumps(endpoint.requests)
+    assert [row.method for row in site.book.rows] == ["judge" if asked_of == 2 else "similarity"]
+
+
 async def test_rate_budget_and_price_bound_it() -> None:
     with Endpoint() as endpoint:
         async with beside(endpoint, shadow={"per_minute": 2}) as site:
@@ -260,9 +274,9 @@ async def test_whatever_goes_wrong_in_the_background_ends_nothing() -> None:
 
     with Endpoint() as endpoint:
         async with beside(endpoint) as site:
-            site.shadows._embed = broken
+            site.shadows._likeness._embed = broken
             await site.ask()
-            site.shadows._embed = embed
+            site.shadows._likeness._embed = embed
             await site.ask()
     assert (len(site.book.rows), site.shadows.skipped) == (1, {"failed": 1})
 

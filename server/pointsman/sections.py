@@ -232,7 +232,8 @@ class Cascade(_Section):
     """When a local answer moves to the cloud after all."""
 
     enabled: bool = Field(
-        True, description="judge answers where a model is fitted for the specialist, or it states a format"
+        True,
+        description="judge local answers: by format, refusals and circles, and by a model where one is fitted",
     )
     commit_tokens: Count = Field(
         32, description="tokens of free text that a request which holds back waits for before it is shown any"

@@ -43,6 +43,11 @@ class _PastEntry(_Strict):
     candidate: _TallyEntry
     live: _TallyEntry
     agreed: Annotated[int, Field(ge=0)] = 0
+    compared: Annotated[int, Field(ge=0)] = 0
+
+    def to_value(self) -> Past:
+        same = Tally(self.compared, self.agreed)
+        return Past(self.stage, self.candidate.to_value(), self.live.to_value(), same)
 
 
 class RolloutFile(_Strict):
@@ -52,6 +57,7 @@ class RolloutFile(_Strict):
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
     bound: Annotated[float, Field(ge=0, lt=1)] = 0.05
     answers: Annotated[int, Field(ge=1)] = 50
+    agreement: Annotated[float, Field(ge=0, le=1)] = 0.7
     past: list[_PastEntry] = Field(default_factory=list)
     why: Annotated[str, Field(description="Why it was rolled back, in `rejected/`.")] = ""
     candidate: SpecialistFile
@@ -65,7 +71,8 @@ class RolloutFile(_Strict):
             self.share,
             self.bound,
             self.answers,
-            tuple(Past(p.stage, p.candidate.to_value(), p.live.to_value(), p.agreed) for p in self.past),
+            self.agreement,
+            tuple(past.to_value() for past in self.past),
         )
 
     @classmethod
@@ -76,12 +83,14 @@ class RolloutFile(_Strict):
             "share": rollout.share,
             "bound": rollout.bound,
             "answers": rollout.answers,
+            "agreement": rollout.agreement,
             "past": [
                 {
                     "stage": str(p.stage),
                     "candidate": _tally(p.candidate),
                     "live": _tally(p.live),
-                    "agreed": p.agreed,
+                    "compared": p.same.answers,
+                    "agreed": p.same.successes,
                 }
                 for p in rollout.past
             ],

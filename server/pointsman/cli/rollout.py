@@ -27,12 +27,18 @@ def promote(
         float, typer.Option(help="Drop in the share of answers that succeed from which it goes back.")
     ] = 0.05,
     answers: Annotated[int, typer.Option(help="Answers of the candidate that each stage needs.")] = 50,
+    agreement: Annotated[
+        float,
+        typer.Option(
+            help="Least share of its answers in shadow that must say what callers got; 0: none need to."
+        ),
+    ] = 0.7,
     config: Config = None,
 ) -> None:
     """Bring a new version of a specialist into use: shadow, canary, all.
 
     A running server moves it on by itself, and takes it back when its answers succeed less often than those of
-    the live version by more than the bound. Without --candidate the next stage comes now, by hand.
+    the live version by more than the bound, or differ from what callers got too often. Without --candidate the next stage comes now, by hand.
     """
     from pointsman.catalog.files import read
     from pointsman.catalog.schema import SpecialistFile
@@ -46,6 +52,7 @@ def promote(
         ("--share", share, 0 < share <= 1, "above 0 and at most 1"),
         ("--bound", bound, 0 <= bound < 1, "at least 0 and under 1"),
         ("--answers", answers, answers >= 1, "at least 1"),
+        ("--agreement", agreement, 0 <= agreement <= 1, "from 0 to 1"),
     ):
         if not fits:
             raise ConfigError(f"{option}: must be {wanted} (got {value})")
@@ -61,7 +68,7 @@ def promote(
     assert isinstance(stated, Specialist)  # noqa: S101 - narrows the union
     if stated.name != name:
         raise ConfigError(f"{candidate}: name is {stated.name!r}, the specialist to promote is {name!r}")
-    begin(store, stated, share, bound, answers)
+    begin(store, stated, share, bound, answers, agreement)
     print(f"{name}: the candidate is in shadow for {share:.0%} of requests; a running server takes it up")
 
 
@@ -81,5 +88,5 @@ def rollback(name: Name, config: Config = None) -> None:
 
 def _print_figures(rollout: "Rollout") -> None:
     for past in rollout.past:
-        same = f"; {past.agreed} the same" if past.agreed else ""
+        same = f"; {past.same} said the same" if past.same.answers else ""
         print(f"{past.stage:>7}: {past.candidate} succeeded, of the live version {past.live}{same}")

@@ -24,7 +24,10 @@ def ls(
     address: Annotated[str, typer.Option(help="host:port of a running server.")] = DEFAULT_ADDRESS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show each specialist's engine: state, memory, slots, queue, speed, cache hits, adapter, intents."""
+    """Show each specialist's engine: state, memory, slots, queue, speed, cache hits, adapter, intents.
+
+    Below the table: how new versions do that are on their way (see `promote`).
+    """
     with Client(address, access=Access.from_environment()) as client:
         listed = client.list_specialists()
     if as_json:
@@ -35,6 +38,8 @@ def ls(
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     for status in listed.specialists:
+        if status.HasField("trial"):
+            print(_on_trial(status))
         if status.error:
             print(f"{status.specialist.name}: {status.error}")
 
@@ -61,6 +66,20 @@ def _row(status: pb.SpecialistStatus) -> tuple[str, ...]:
         sha256[:8] or "none",
         str(len(status.intents)),
     )
+
+
+def _on_trial(status: pb.SpecialistStatus) -> str:
+    trial = status.trial
+    stage = pb.RolloutStage.Name(trial.stage).removeprefix("ROLLOUT_STAGE_").lower()
+    same = f"; {_share(trial.same)} said the same" if trial.same.answers else ""
+    return (
+        f"{status.specialist.name}: a new version is at stage {stage}: {_share(trial.candidate)} of its answers "
+        f"succeeded, {_share(trial.live)} of the live version's{same}"
+    )
+
+
+def _share(tally: pb.Tally) -> str:
+    return f"{tally.successes} of {tally.answers}"
 
 
 def _plain(status: pb.SpecialistStatus) -> dict[str, Any]:

@@ -6,6 +6,9 @@ from math import sqrt
 
 from pointsman.values.rollout import Tally
 
+NONE = Tally()
+_ROUNDING = 1e-9
+"""1 - 0.95 is over 0.05."""
 _Z = 3.09
 """99.9 % one-sided: the tallies are looked at after every answer, so a single look must be nearly sure."""
 
@@ -26,22 +29,36 @@ class Verdict:
     why: str
 
 
-def judge(candidate: Tally, live: Tally, needed: int, bound: float) -> Verdict:
-    """Compare shares of successes.
+def judge(
+    candidate: Tally,
+    live: Tally | None,
+    needed: int,
+    bound: float,
+    same: Tally = NONE,
+    agreement: float = 0.0,
+) -> Verdict:
+    """Compare shares of successes, and the share of answers that say the same with the least that must.
 
-    Before `needed` answers of the candidate (and, where it is counted at all, of the live version) it goes
-    back only if the drop is beyond `bound` with 99.9 % confidence; then the drop that was seen decides.
+    Before `needed` answers of the candidate and of the live version it goes back only if the drop is beyond
+    `bound`, or what agrees is under `agreement`, with 99.9 % confidence; then the shares that were seen decide.
+
+    live: None where too little was seen of it, and no more will be: as if all of its answers had succeeded
     """
-    drop = live.rate - candidate.rate
-    figures = (
-        f"{candidate} answers of the candidate succeeded, {live} of the live version (bound {bound:.0%})"
-    )
-    if least_drop(candidate, live) > bound:
+    against = live or Tally(needed, needed)
+    drop = against.rate - candidate.rate
+    beside = f"{live} of the live version" if live else "too few of the live version were seen"
+    figures = f"{candidate} answers of the candidate succeeded, {beside} (bound {bound:.0%})"
+    differ = f"Its answers differ: {same} say what callers got ({agreement:.0%} must)"
+    if least_drop(candidate, against) > bound:
         return Verdict(Course.BACK, f"The drop is sure: {figures}.")
-    if candidate.answers < needed or live.answers < needed:
+    if same.answers and _wilson(same)[1] < agreement:
+        return Verdict(Course.BACK, f"{differ}, and that is sure. {figures}.")
+    if candidate.answers < needed or against.answers < needed:
         return Verdict(Course.WAIT, f"{figures}; {needed} of each are needed.")
-    if drop > bound:
+    if drop > bound + _ROUNDING:
         return Verdict(Course.BACK, f"{figures}.")
+    if same.rate < agreement - _ROUNDING:
+        return Verdict(Course.BACK, f"{differ}. {figures}.")
     return Verdict(Course.ADVANCE, f"{figures}.")
 
 

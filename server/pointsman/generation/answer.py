@@ -18,6 +18,8 @@ class Answer:
 
     versions: of specialists that were asked, by the specialist's name
     asked_ms: when what may take over was asked; None while nothing was
+    faulty: whether the local answer has a fault that any version of a specialist could have; see `Watch`
+    late: whether it could not be made in time locally, which is no specialist's fault
     spent, uncounted: what answers of the cloud cost that do not stand, and how many of those nobody told the tokens of
     retries: times that the cloud was asked again for them
     drawn: whether it is one of those that the cloud is asked as well; logprobs: then of its local tokens
@@ -38,6 +40,8 @@ class Answer:
     spent: Cost | None = None
     uncounted: int = 0
     retries: int = 0
+    faulty: bool = False
+    late: bool = False
     drawn: bool = False
     logprobs: list[float | None] = field(default_factory=list)
     _logprob: float | None = None
@@ -85,11 +89,12 @@ def common_prefix(first: str, second: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A local answer."""
+    """A local answer. `faulty` as for `Answer`."""
 
     text: str
     finished: Finished
     verdict: Verdict
+    faulty: bool
 
 
 @dataclass(slots=True)

@@ -38,8 +38,12 @@ class Watch:
     """Judges one answer of a specialist; texts are normalised.
 
     The model judges the whole answer, and on the way what is complete of it: fields, lines, and what a caller
-    that holds back is about to be shown. An answer only looks worse as it goes on, by its least sure tokens, so
-    a judgement on the way escalates what the whole answer would.
+    that holds back is about to be shown. The least log-probability, circles and made-up words only get worse as
+    an answer goes on, but means and shares may rise again, and a judgement on the way is final: some answers
+    escalate that would have stood as a whole. What an answer leaves out counts at its end alone.
+
+    on: whether anything is judged at all
+    faulty: whether a fault showed that needs no model to be seen: of format, a refusal, a circle, nothing said
     """
 
     def __init__(
@@ -48,8 +52,12 @@ class Watch:
         model: AnswerModel | None,
         settings: CascadeSettings,
         request: Request,
+        *,
+        on: bool = True,
     ) -> None:
         self.model = model
+        self.on = on
+        self.faulty = False
         self._format = format_of(output)
         self._settings = settings
         self._holds_back = request.hold_back
@@ -59,13 +67,15 @@ class Watch:
         self._tokens = 0
         self._complete = 0
 
-    @property
-    def on(self) -> bool:
-        """Whether there is anything to judge by."""
-        return self.model is not None or self._format is not None
-
     def take(self, logprob: float | None, text: str) -> Verdict:
         """Judge the answer so far, `text`, once another token has come."""
+        if not self.on:
+            return FINE
+        verdict = self._so_far(logprob, text)
+        self.faulty |= verdict.shortfall not in {None, Shortfall.LOW_CONFIDENCE}
+        return verdict
+
+    def _so_far(self, logprob: float | None, text: str) -> Verdict:
         self._reader.take(logprob)
         self._tokens += 1
         why = self._format.why_not_yet(text) if self._format else ""
@@ -84,8 +94,11 @@ class Watch:
 
     def end(self, text: str, *, cut: bool) -> Verdict:
         """Judge the whole answer; `cut` when the token limit ended it."""
+        if not self.on:
+            return FINE
         why = self._format.why_not(text) if self._format else ""
         verdict = self._by_model(text, cut=cut, invalid=bool(why))
+        self.faulty |= bool(why) or not text
         if why:
             return Verdict(Shortfall.INVALID, verdict.confidence, f"The local answer is not valid ({why})")
         if not text:

@@ -20,14 +20,14 @@ from pointsman.errors import (
 )
 from pointsman.generation.answer import Answer, Draft, Options, broken_off, can_repair, common_prefix, gap
 from pointsman.generation.backend import Stream
-from pointsman.generation.cascade import FINE, Verdict, Watch
+from pointsman.generation.cascade import Verdict, Watch
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.egress import Egress, Leaving
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.generation.normalise import Normaliser
 from pointsman.generation.prompt import cloud_question, escalated_question, local_question
 from pointsman.generation.shadows import Shadows
-from pointsman.generation.trials import Trials
+from pointsman.generation.trials import Given, Trials
 from pointsman.policy.rules import rule
 from pointsman.router.router import Route, Router
 from pointsman.sections import Cascade as CascadeSettings
@@ -90,6 +90,7 @@ class Generator:
         except DeadlineError as error:
             if answer.decision.specialist is None or not self._may_escalate(answer):
                 raise
+            answer.late = True
             verdict = Verdict(
                 Shortfall.DEADLINE, None, f"The deadline cannot be met locally ({for_callers(error)})"
             )
@@ -100,7 +101,7 @@ class Generator:
                 raise
         except (BackendDownError, OverloadedError) as error:
             if isinstance(error, BackendDownError):
-                self._note_trial(answer, success=False)
+                self._note_trial(answer, success=False, ended=False)
             takeover = self._takeover(answer, error)
             if takeover is None:
                 raise
@@ -109,8 +110,7 @@ class Generator:
             async with aclosing(self._said(answer)) as said:
                 async for event in said:
                     yield event
-        stayed = answer.decision.specialist == route.routed.decision.specialist
-        self._note_trial(answer, success=stayed and answer.shortfall is None)
+        self._note_trial(answer, success=not answer.faulty)
         self._ask_beside(answer)
         yield self._done(answer)
 
@@ -160,6 +160,7 @@ class Generator:
         why = draft.verdict.why
         if draft.verdict.shortfall is Shortfall.INVALID and may.repair:
             draft = await self._repair(answer, specialist) or draft
+        answer.faulty = draft.faulty
         if draft.verdict.shortfall is not None and may.escalate:
             async with aclosing(self._escalate(answer, draft.verdict, draft.text, draft.finished)) as said:
                 async for event in said:
@@ -189,7 +190,7 @@ class Generator:
                 if answer.drawn:
                     answer.logprobs.append(item.logprob)
                 normaliser.feed(item.text)
-                verdict = watch.take(item.logprob, normaliser.text) if watch.on else FINE
+                verdict = watch.take(item.logprob, normaliser.text)
                 if verdict.shortfall is not None and may.noted.shortfall is None:
                     may.noted = verdict
                     if verdict.shortfall is Shortfall.INVALID and may.repair:
@@ -197,6 +198,7 @@ class Generator:
                     if may.escalate:
                         # The local answer goes on meanwhile: it is what stands if the cloud fails.
                         may.escalate = False
+                        answer.faulty = watch.faulty
                         begun = normaliser.text
                         async with aclosing(self._escalate(answer, verdict, begun, None)) as said:
                             async for event in said:
@@ -213,12 +215,10 @@ class Generator:
         """Return the local answer with the verdict on all of it, or with that on the way if it is worse."""
         normaliser.end()
         finished = answer.finished or broken_off(may.tokens)
-        if not watch.on:
-            return Draft(normaliser.text, finished, FINE)
         verdict = watch.end(normaliser.text, cut=finished.reason is FinishReason.LENGTH)
         if verdict.shortfall is None and may.noted.shortfall is not None:
             verdict = replace(may.noted, confidence=verdict.confidence)
-        return Draft(normaliser.text, finished, verdict)
+        return Draft(normaliser.text, finished, verdict, watch.faulty)
 
     async def _escalate(  # noqa: C901 - one way there, one way back
         self, answer: Answer, verdict: Verdict, draft: str, local: Finished | None
@@ -232,10 +232,11 @@ class Generator:
         setup, before = answer.route.snapshot.setup, answer.decision
         specialist = self._specialist(answer)
         after = escalated(before, setup, verdict.why)
-        onward = 0 < verdict.stands <= len(answer.said)
-        stands = verdict.stands if onward else 0
+        stands = verdict.stands if 0 < verdict.stands <= len(answer.said) else 0
+        told = await self._may_be_told(answer, specialist, draft[:stands] or draft)
+        stands = stands if told else 0
         question = escalated_question(
-            answer.request, specialist, self._egress.cloud.settings, draft[:stands] or draft, onward=onward
+            answer.request, specialist, self._egress.cloud.settings, told, onward=stands > 0
         )
         normaliser = Normaliser(fenced=specialist.output.format != "text")
         finished: Finished | None = None
@@ -301,7 +302,7 @@ class Generator:
         assert finished is not None  # noqa: S101 - a backend's stream ends with it, or raises
         normaliser.end()
         verdict = watch.end(normaliser.text, cut=finished.reason is FinishReason.LENGTH)
-        return Draft(normaliser.text, finished, verdict)
+        return Draft(normaliser.text, finished, verdict, watch.faulty)
 
     async def _local(
         self, answer: Answer, specialist: Specialist, watch: Watch, *, repair: bool = False
@@ -330,22 +331,25 @@ class Generator:
             answer.versions[name] = version
         return answer.versions[name]
 
-    def _note_trial(self, answer: Answer, *, success: bool) -> None:
-        """Tell the trials how the specialist did that the request was routed to."""
+    def _note_trial(self, answer: Answer, *, success: bool, ended: bool = True) -> None:
+        """Tell the trials how the specialist did that the request was routed to; `ended`: its caller got an answer."""
         name = answer.route.routed.decision.specialist
         version = answer.versions.get(name or "")
-        if self._trials is None or name is None or version is None:
+        if self._trials is None or name is None or version is None or answer.late:
             return
-        catalog, request = answer.route.snapshot.catalog, answer.request
+        catalog = answer.route.snapshot.catalog
         self._trials.note(catalog, name, version, success=success)
-        ask = partial(self._shadow, answer.route)
-        self._trials.shadow(catalog, name, request, ask, answer.said, success=success)
+        if ended:
+            given = Given(answer.said if answer.shortfall is None else None, version.output, success)
+            self._trials.shadow(catalog, name, answer.request, partial(self._shadow, answer.route), given)
 
     async def _shadow(self, route: Route, request: Request, version: Specialist) -> tuple[str, bool]:
-        """Ask a version for an answer that nobody sees; returns it, and whether it may stand."""
+        """Ask a version for an answer that nobody sees; returns it, and whether it has no fault that shows."""
         answer = Answer(request, route, route.routed.decision, time.perf_counter()).aside()
         draft = await self._unseen(answer, version)
-        return draft.text, draft.verdict.shortfall is None
+        if draft.verdict.shortfall is Shortfall.INVALID and can_repair(version):
+            draft = await self._repair(answer, version) or draft
+        return draft.text, not draft.faulty
 
     def _ask_beside(self, answer: Answer) -> None:
         """Have the cloud asked, too, what a specialist has answered, if it is one of the share and may leave."""
@@ -360,7 +364,8 @@ class Generator:
         if self._cascade.enabled and specialist.cascade and learned is not None:
             model = learned.model(specialist.name, specialist.answers_hash)
         output = specialist.output if self._cascade.enabled else FREE_TEXT
-        return Watch(output, model, self._cascade, answer.request)
+        on = self._cascade.enabled and (specialist.cascade or output.format != FREE_TEXT.format)
+        return Watch(output, model, self._cascade, answer.request, on=on)
 
     def _may_escalate(self, answer: Answer) -> bool:
         if self._egress is None or answer.decision.reason is Reason.CLOUD_DOWN:

@@ -9,7 +9,6 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -20,24 +19,21 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from pointsman.decision.compare import agreement, judged, similar
-from pointsman.embedding.encoder import Rows
+from pointsman.decision.compare import agreement, judged
 from pointsman.errors import BackendDownError, PointsmanError, PolicyError
 from pointsman.generation.answer import Answer
 from pointsman.generation.backend import Question
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.egress import Egress
+from pointsman.generation.likeness import Embed, Likeness
 from pointsman.generation.prompt import escalated_question, judge_question
 from pointsman.sections import Shadow as ShadowSettings
 from pointsman.values.catalog import Specialist
 from pointsman.values.events import Cost, FinishReason, Usage
-from pointsman.values.ledger import Agreement, Comparison
+from pointsman.values.ledger import Comparison
 
 _log = structlog.get_logger()
 _AT_ONCE = 2
-
-Embed = Callable[[Sequence[str]], Awaitable[Rows]]
-"""Texts (n) to unit rows (n, d)."""
 
 
 class Book(Protocol):
@@ -68,7 +64,7 @@ class Shadows:
     ) -> None:
         self._settings = settings
         self._cloud = cloud
-        self._embed = embed
+        self._likeness = Likeness(embed, settings.similar)
         self._book = book
         self._tasks = tasks
         self._rates = MovingWindowRateLimiter(MemoryStorage())
@@ -155,7 +151,7 @@ class Shadows:
             caller=answer.request.caller,
             specialist=specialist.name,
             model=settings.model,
-            **asdict(found or await self._by_meaning(answer.said, text)),
+            **asdict(found or await self._likeness.by_meaning(answer.said, text)),
             cost=cost.amount,
             currency=cost.currency,
             answers_hash=specialist.answers_hash,
@@ -180,12 +176,6 @@ class Shadows:
             raise BackendDownError(f"the model {model!r} {why}")
         self._spent += cost.amount
         return text, cost
-
-    async def _by_meaning(self, local: str, cloud: str) -> Agreement:
-        if not local.strip() or not cloud.strip():
-            return Agreement("exact", float(local == cloud), local == cloud)
-        first, second = await self._embed([local, cloud])
-        return similar(float(first @ second), self._settings.similar)
 
 
 def _today() -> str:

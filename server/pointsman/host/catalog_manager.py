@@ -93,6 +93,7 @@ class CatalogManager:
     ) -> None:
         self._trials = trials
         trials.tell(self.conclude)
+        metrics.watch_trials(trials.running)
         self._tasks = tasks
         self._sources = sources
         self._store = store

@@ -12,8 +12,10 @@ from pointsman.values.rollout import Past, Stage, Tally
 _NEXT = {Stage.SHADOW: Stage.CANARY, Stage.CANARY: Stage.ALL}
 
 
-def begin(store: FileStore, candidate: Specialist, share: float, bound: float, answers: int) -> Rollout:
-    """Put a new version of a live specialist into shadow.
+def begin(
+    store: FileStore, candidate: Specialist, share: float, bound: float, answers: int, agreement: float
+) -> Rollout:
+    """Put a new version of a live specialist into shadow; see `Rollout` for the terms.
 
     Raises:
         UnknownNameError: no specialist of that name is live.
@@ -26,7 +28,9 @@ def begin(store: FileStore, candidate: Specialist, share: float, bound: float, a
         raise PreconditionError(message)
     if candidate == live:
         raise PreconditionError(f"the candidate for {candidate.name!r} is the version that is live")
-    rollout = Rollout(candidate.name, marked(candidate), share=share, bound=bound, answers=answers)
+    rollout = Rollout(
+        candidate.name, marked(candidate), share=share, bound=bound, answers=answers, agreement=agreement
+    )
     store.rollouts.put(rollout)
     return rollout
 

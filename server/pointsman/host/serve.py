@@ -18,6 +18,7 @@ from pointsman.errors import ConfigError
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.generation.generator import Generator
+from pointsman.generation.likeness import Likeness
 from pointsman.generation.shadows import Shadows
 from pointsman.generation.trials import Trials
 from pointsman.host.bundle_store import BundleStore
@@ -126,8 +127,17 @@ async def open_core(
         )
         allowed = settings.registration
         sources = Sources(settings.paths.specialists, allowed.folders, allowed.hubs)
+        trials = Trials(Likeness(worker.embed, settings.shadow.similar), tasks)
         manager = CatalogManager(
-            catalogs, builder, router, pool, metrics, tasks, sources=sources, run_engines=engines
+            catalogs,
+            builder,
+            router,
+            pool,
+            metrics,
+            tasks,
+            sources=sources,
+            trials=trials,
+            run_engines=engines,
         )
         await manager.reload()
         metrics.watch(lambda: pool.engines, lambda: worker.waiting)
@@ -139,7 +149,6 @@ async def open_core(
             shadows = Shadows(settings.shadow, cloud, worker.embed, book, tasks)
             metrics.watch_shadows(shadows.skipped)
             ending.callback(shadows.stop)
-        trials = Trials(manager.conclude, tasks)
         generator = Generator(router, pool, cloud, settings.cascade, trials, auditor.leaving, shadows)
         yield Core(
             Recorder(

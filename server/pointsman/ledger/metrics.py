@@ -18,6 +18,7 @@ from pointsman.values.catalog import Catalog, EngineState
 from pointsman.values.decision import Decision, RouteTimings
 from pointsman.values.events import Done
 from pointsman.values.ledger import Comparison
+from pointsman.values.rollout import Trial
 
 _ROUTE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 _ANSWER_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
@@ -198,6 +199,10 @@ class Metrics:
         self._encoder_waiting.set_function(encoder_waiting)
         self.registry.register(_EngineCollector(engines))
 
+    def watch_trials(self, trials: Callable[[], Mapping[str, Trial]]) -> None:
+        """Read how new versions of specialists do whenever the metrics are asked for."""
+        self.registry.register(_TrialCollector(trials))
+
     def watch_shadows(self, skipped: Mapping[str, int]) -> None:
         """Read what was not compared whenever the metrics are asked for."""
         self.registry.register(_SkippedCollector(skipped))
@@ -221,6 +226,39 @@ class _SkippedCollector(Collector):
         for why, count in dict(self._skipped).items():
             family.add_metric([why], count)
         yield family
+
+
+class _TrialCollector(Collector):
+    """Rollouts in their stages; one that is over leaves no stale series."""
+
+    def __init__(self, trials: Callable[[], Mapping[str, Trial]]) -> None:
+        self._trials = trials
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the three families."""
+        stages = GaugeMetricFamily(
+            "pointsman_rollout", "1 for the stage of a rollout.", labels=["specialist", "stage"]
+        )
+        answers = GaugeMetricFamily(
+            "pointsman_rollout_answers",
+            "Answers of both versions in the stage of a rollout.",
+            labels=["specialist", "version", "success"],
+        )
+        same = GaugeMetricFamily(
+            "pointsman_rollout_compared",
+            "Answers of the candidate in shadow, by whether they say what callers got.",
+            labels=["specialist", "agrees"],
+        )
+        for name, trial in self._trials().items():
+            stages.add_metric([name, str(trial.stage)], 1.0)
+            for version, tally in (("candidate", trial.candidate), ("live", trial.live)):
+                answers.add_metric([name, version, "yes"], tally.successes)
+                answers.add_metric([name, version, "no"], tally.answers - tally.successes)
+            same.add_metric([name, "yes"], trial.same.successes)
+            same.add_metric([name, "no"], trial.same.answers - trial.same.successes)
+        yield stages
+        yield answers
+        yield same
 
 
 class _LedgerCollector(Collector):

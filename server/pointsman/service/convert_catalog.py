@@ -16,8 +16,10 @@ from pointsman.values.catalog import (
     Specialist,
     SpecialistStatus,
 )
+from pointsman.values.rollout import Stage, Tally, Trial
 
 ENGINE_STATES = {state: f"ENGINE_STATE_{state.name}" for state in EngineState}
+ROLLOUT_STAGES = {stage: f"ROLLOUT_STAGE_{stage.name}" for stage in Stage}
 
 
 def intent_of(message: pb.Intent) -> Intent:
@@ -138,6 +140,7 @@ def status_message(status: SpecialistStatus, catalog: Catalog) -> pb.SpecialistS
         error=status.error,
         loaded=status.loaded,
         figures=_figures_message(status.figures) if status.figures else None,
+        trial=_trial_message(status.trial) if status.trial else None,
     )
 
 
@@ -165,6 +168,19 @@ def _figures_message(figures: EngineFigures) -> pb.EngineFigures:
         tokens_per_s=figures.tokens_per_s,
         hit_rate=figures.hit_rate,
     )
+
+
+def _trial_message(trial: Trial) -> pb.Trial:
+    return pb.Trial(
+        stage=ROLLOUT_STAGES[trial.stage],
+        candidate=_tally_message(trial.candidate),
+        live=_tally_message(trial.live),
+        same=_tally_message(trial.same),
+    )
+
+
+def _tally_message(tally: Tally) -> pb.Tally:
+    return pb.Tally(answers=tally.answers, successes=tally.successes)
 
 
 def _problem_message(problem: Problem) -> pb.Problem:

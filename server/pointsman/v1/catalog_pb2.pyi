@@ -16,10 +16,21 @@ class EngineState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ENGINE_STATE_STARTING: _ClassVar[EngineState]
     ENGINE_STATE_READY: _ClassVar[EngineState]
     ENGINE_STATE_DOWN: _ClassVar[EngineState]
+
+class RolloutStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ROLLOUT_STAGE_UNSPECIFIED: _ClassVar[RolloutStage]
+    ROLLOUT_STAGE_SHADOW: _ClassVar[RolloutStage]
+    ROLLOUT_STAGE_CANARY: _ClassVar[RolloutStage]
+    ROLLOUT_STAGE_ALL: _ClassVar[RolloutStage]
 ENGINE_STATE_UNSPECIFIED: EngineState
 ENGINE_STATE_STARTING: EngineState
 ENGINE_STATE_READY: EngineState
 ENGINE_STATE_DOWN: EngineState
+ROLLOUT_STAGE_UNSPECIFIED: RolloutStage
+ROLLOUT_STAGE_SHADOW: RolloutStage
+ROLLOUT_STAGE_CANARY: RolloutStage
+ROLLOUT_STAGE_ALL: RolloutStage
 
 class Intent(_message.Message):
     __slots__ = ("name", "description", "target", "exemplars", "negatives", "threshold")
@@ -186,20 +197,42 @@ class Specialist(_message.Message):
     def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., base: _Optional[_Union[Artifact, _Mapping]] = ..., adapter: _Optional[_Union[Adapter, _Mapping]] = ..., system_prompt: _Optional[str] = ..., few_shot: _Optional[_Iterable[_Union[FewShotExample, _Mapping]]] = ..., context_tokens: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., sampling: _Optional[_Union[SamplingDefaults, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., engine: _Optional[str] = ..., task_types: _Optional[_Iterable[str]] = ..., output: _Optional[_Union[Output, _Mapping]] = ..., history_turns: _Optional[int] = ..., cascade: _Optional[bool] = ...) -> None: ...
 
 class SpecialistStatus(_message.Message):
-    __slots__ = ("specialist", "engine_state", "intents", "error", "loaded", "figures")
+    __slots__ = ("specialist", "engine_state", "intents", "error", "loaded", "figures", "trial")
     SPECIALIST_FIELD_NUMBER: _ClassVar[int]
     ENGINE_STATE_FIELD_NUMBER: _ClassVar[int]
     INTENTS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     LOADED_FIELD_NUMBER: _ClassVar[int]
     FIGURES_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
     specialist: Specialist
     engine_state: EngineState
     intents: _containers.RepeatedScalarFieldContainer[str]
     error: str
     loaded: bool
     figures: EngineFigures
-    def __init__(self, specialist: _Optional[_Union[Specialist, _Mapping]] = ..., engine_state: _Optional[_Union[EngineState, str]] = ..., intents: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., loaded: _Optional[bool] = ..., figures: _Optional[_Union[EngineFigures, _Mapping]] = ...) -> None: ...
+    trial: Trial
+    def __init__(self, specialist: _Optional[_Union[Specialist, _Mapping]] = ..., engine_state: _Optional[_Union[EngineState, str]] = ..., intents: _Optional[_Iterable[str]] = ..., error: _Optional[str] = ..., loaded: _Optional[bool] = ..., figures: _Optional[_Union[EngineFigures, _Mapping]] = ..., trial: _Optional[_Union[Trial, _Mapping]] = ...) -> None: ...
+
+class Tally(_message.Message):
+    __slots__ = ("answers", "successes")
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSES_FIELD_NUMBER: _ClassVar[int]
+    answers: int
+    successes: int
+    def __init__(self, answers: _Optional[int] = ..., successes: _Optional[int] = ...) -> None: ...
+
+class Trial(_message.Message):
+    __slots__ = ("stage", "candidate", "live", "same")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    SAME_FIELD_NUMBER: _ClassVar[int]
+    stage: RolloutStage
+    candidate: Tally
+    live: Tally
+    same: Tally
+    def __init__(self, stage: _Optional[_Union[RolloutStage, str]] = ..., candidate: _Optional[_Union[Tally, _Mapping]] = ..., live: _Optional[_Union[Tally, _Mapping]] = ..., same: _Optional[_Union[Tally, _Mapping]] = ...) -> None: ...
 
 class EngineFigures(_message.Message):
     __slots__ = ("engine", "resident_bytes", "slots", "busy_slots", "waiting", "tokens_per_s", "hit_rate")

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from pointsman.values.rollout import Past, Stage, Tally
+from pointsman.values.rollout import Past, Stage, Tally, Trial
 
 CLOUD = "cloud"
 MID = "mid"
@@ -214,6 +214,7 @@ class SpecialistStatus:
     """How a specialist is doing; `error` is empty when it is well.
 
     loaded: whether its adapter is in the engine; one that is not is loaded when it is asked for
+    trial: how a new version of it does; None where none is on its way
     """
 
     specialist: Specialist
@@ -221,6 +222,7 @@ class SpecialistStatus:
     error: str = ""
     loaded: bool = True
     figures: EngineFigures | None = None
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,7 @@ class Rollout:
     share: of requests that are compared in shadow, and answered by the candidate as a canary
     bound: the drop in the share of successes from which the candidate goes
     answers: of the candidate that each stage needs
+    agreement: least share of its answers in shadow that must say what callers got; 0: however they differ
     past: the stages before this one
     """
 
@@ -240,6 +243,7 @@ class Rollout:
     share: float = 0.1
     bound: float = 0.05
     answers: int = 50
+    agreement: float = 0.7
     past: tuple[Past, ...] = field(default=())
 
     @property

@@ -14,7 +14,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Answers, and those of them that succeeded: well formed, finished, and sure enough to stand."""
+    """Answers, and those of them that succeeded: of the right format, no refusal, no circle, not empty."""
 
     answers: int = 0
     successes: int = 0
@@ -34,9 +34,22 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What a stage showed. `agreed` counts answers in shadow that were the live version's, letter for letter."""
+    """What a stage showed.
+
+    same: answers in shadow that were held against what their callers got, and those of them that said the same
+    """
 
     stage: Stage
     candidate: Tally
     live: Tally
-    agreed: int = 0
+    same: Tally = Tally()
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How a rollout does in its stage: tallies of candidate and live version, and as for `Past`, `same`."""
+
+    stage: Stage
+    candidate: Tally
+    live: Tally
+    same: Tally
