@@ -17,7 +17,6 @@ import trustme
 import yaml
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from limits import RateLimitItemPerDay
 from typer.testing import CliRunner
 
 from harness import REFUND, Running, Site, running, until
@@ -157,6 +156,17 @@ def test_calls_a_minute_are_counted_by_caller_and_say_when_to_come_again() -> No
         pass
 
 
+async def spend(doors: Doors, caller: Caller, tokens: int) -> None:
+    async def answer() -> AsyncGenerator[Event, None]:
+        yield ROUTED
+        yield Done(FinishReason.STOP, Usage(tokens, 0), GenerateTimings(RouteTimings()))
+
+    with doors.enter(caller, Role.CALLER):
+        async with aclosing(doors.counted(answer(), 0)) as events:
+            async for _ in events:
+                pass
+
+
 async def test_tokens_a_day_are_those_that_were_spent() -> None:
     caller = Caller("a", ASKS, (hashed("t"),), tokens_per_day=100)
     doors = Doors([caller])
@@ -171,7 +181,7 @@ async def test_tokens_a_day_are_those_that_were_spent() -> None:
         async with aclosing(doors.counted(answer(pieces, prompt_tokens), estimate)) as events:
             for _ in range(1 + most):
                 await anext(events)
-        return doors._budgets.get_window_stats(RateLimitItemPerDay(100), "a").remaining
+        return doors.tokens_left(caller)
 
     estimate = 7
     assert await read(3, 900, 4) == 100  # nobody's
@@ -183,6 +193,48 @@ async def test_tokens_a_day_are_those_that_were_spent() -> None:
     with pytest.raises(QuotaError, match="100 tokens a day") as caught, doors.enter(caller, Role.CALLER):
         pass
     assert 0 < caught.value.retry_after_s <= 86_400
+
+
+async def test_a_day_of_tokens_is_that_of_utc_and_ends_at_midnight() -> None:
+    caller = Caller("a", ASKS, (hashed("t"),), tokens_per_day=100)
+    now = [20_000 * 86_400 - 90.0]  # a minute and a half before midnight
+    doors = Doors([caller], clock=lambda: now[0])
+    await spend(doors, caller, 100)
+    with pytest.raises(QuotaError, match="100 tokens a day") as caught, doors.enter(caller, Role.CALLER):
+        pass
+    assert caught.value.retry_after_s == 90
+    now[0] += 89
+    with pytest.raises(QuotaError), doors.enter(caller, Role.CALLER):
+        pass
+    now[0] += 1
+    await spend(doors, caller, 60)
+    now[0] += 86_399  # the same day, to its end
+    assert doors.tokens_left(caller) == 40
+    now[0] += 1
+    assert doors.tokens_left(caller) == 100
+
+
+async def test_what_was_used_stays_used_when_a_limit_changes() -> None:
+    def caller(tokens: int, calls: int) -> Caller:
+        return Caller("a", ASKS, (hashed("t"),), tokens_per_day=tokens, requests_per_minute=calls)
+
+    before = caller(100, 2)
+    doors = Doors([before], clock=lambda: 1e9)
+    await spend(doors, before, 80)
+    await spend(doors, before, 10)
+    for tokens, calls, left in ((95, 9, 5), (200, 9, 110), (90, 9, 0), (50, 9, 0)):
+        after = caller(tokens, calls)
+        doors.replace([after])
+        assert doors.tokens_left(after) == left
+    after = caller(200, 3)
+    doors.replace([after])
+    await spend(doors, after, 1)
+    for calls in (3, 2, 1):
+        with (
+            pytest.raises(QuotaError, match=f"{calls} times a minute"),
+            doors.enter(caller(200, calls), Role.CALLER),
+        ):
+            pass
 
 
 async def test_what_is_refused_costs_no_tokens() -> None:
@@ -199,7 +251,7 @@ async def test_what_is_refused_costs_no_tokens() -> None:
             async with aclosing(doors.counted(answer(*told), 40)) as events:
                 async for _ in events:
                     pass
-        return doors._budgets.get_window_stats(RateLimitItemPerDay(100), "a").remaining
+        return doors.tokens_left(caller)
 
     assert await left_after() == 100  # by the policy, before there is a route
     assert await left_after(ROUTED) == 100

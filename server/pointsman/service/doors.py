@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -17,6 +17,7 @@ from pointsman.values.caller import Caller, Role, Shown
 from pointsman.values.decision import Routed
 from pointsman.values.events import Done, Event, Token
 
+_DAY_S = 86_400
 _CONCURRENT_RETRY_S = 1.0
 _LEAST_RETRY_S = 0.1
 
@@ -24,11 +25,28 @@ let_in: ContextVar[Caller | None] = ContextVar("let_in", default=None)
 """The caller of the call that is being answered; None where nobody is known."""
 
 
+class _PerMinute(RateLimitItemPerMinute):
+    """Counted under the same key whatever the limit is: what was used stays used when it changes."""
+
+    def key_for(self, *identifiers: bytes | str | float) -> str:
+        return "/".join(("minute", *map(str, identifiers)))
+
+
+class _PerDay(RateLimitItemPerDay):
+    """The same; of a key that names the day, which the library would begin at the first use."""
+
+    def key_for(self, *identifiers: bytes | str | float) -> str:
+        return "/".join(("day", *map(str, identifiers)))
+
+
 class Doors:
     """Knows callers, or lets everybody in while there are none."""
 
-    def __init__(self, callers: Sequence[Caller] | None = None) -> None:
-        """Let these in; None lets everybody in."""
+    def __init__(
+        self, callers: Sequence[Caller] | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        """Let these in; None lets everybody in. clock: Unix seconds, which say what day it is."""
+        self._clock = clock
         self._callers = None if callers is None else tuple(callers)
         self._storage = MemoryStorage()
         self._rates = MovingWindowRateLimiter(self._storage)
@@ -128,24 +146,30 @@ class Doors:
         finally:
             self._spent(prompt + pieces)
 
+    def tokens_left(self, caller: Caller) -> int:
+        """Return the tokens that a caller who has a budget may still have today, by UTC."""
+        return self._budgets.get_window_stats(
+            _PerDay(caller.tokens_per_day or 0), *self._today(caller)
+        ).remaining
+
+    def _today(self, caller: Caller) -> tuple[str, str]:
+        return caller.name, str(int(self._clock() // _DAY_S))
+
     def _spent(self, tokens: int) -> None:
         caller = let_in.get()
         if caller is not None and caller.tokens_per_day and tokens > 0:
-            self._budgets.hit(RateLimitItemPerDay(caller.tokens_per_day), caller.name, cost=tokens)
+            self._budgets.hit(_PerDay(caller.tokens_per_day), *self._today(caller), cost=tokens)
 
     def _ensure_within(self, caller: Caller) -> None:
         most = caller.concurrent_requests
         if most is not None and self._inside[caller.name] >= most:
             what = f"{most} calls of caller {caller.name!r} are being answered, which is the limit"
             raise QuotaError(what, _CONCURRENT_RETRY_S)
-        if caller.tokens_per_day is not None:
-            budget = RateLimitItemPerDay(caller.tokens_per_day)
-            stats = self._budgets.get_window_stats(budget, caller.name)
-            if stats.remaining <= 0:
-                what = f"the {caller.tokens_per_day} tokens a day of caller {caller.name!r} are used up"
-                raise QuotaError(what, _until(stats.reset_time))
+        if caller.tokens_per_day is not None and self.tokens_left(caller) <= 0:
+            what = f"the {caller.tokens_per_day} tokens a day of caller {caller.name!r} are used up"
+            raise QuotaError(what, _DAY_S - self._clock() % _DAY_S)
         if caller.requests_per_minute is not None:
-            rate = RateLimitItemPerMinute(caller.requests_per_minute)
+            rate = _PerMinute(caller.requests_per_minute)
             if not self._rates.hit(rate, caller.name):
                 what = f"caller {caller.name!r} may ask {caller.requests_per_minute} times a minute"
                 raise QuotaError(what, _until(self._rates.get_window_stats(rate, caller.name).reset_time))
