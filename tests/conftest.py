@@ -11,6 +11,9 @@ from harness import BASE_SHA256, BASE_URI, Site
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.settings import load
 from pointsman.values.catalog import Artifact
+from postgres import postgres, postgres_server
+
+__all__ = ["postgres", "postgres_server"]  # fixtures
 
 
 @pytest.fixture(autouse=True)

@@ -2,15 +2,12 @@
 
 import asyncio
 import os
-import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from pointsman.ledger.tables import feedback, metadata, requests
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.sections import Ledger
 from pointsman.values.ledger import Entry, Feedback
+from postgres import Postgres
 
 OTHER = "Compare the foreign policies of Bismarck and Metternich in an essay."
 
@@ -61,65 +59,6 @@ def wait_for(condition: Any, timeout_s: float = 20.0) -> None:
 @pytest.fixture
 def sqlite(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'ledger.db'}"
-
-
-class Postgres:
-    """A real server of its own, on a free port of loopback."""
-
-    def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs, self._folder = programs, folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        folder.mkdir(mode=0o700)
-        self._as_user: list[str] = []
-        if os.getuid() == 0:  # it refuses to run as root
-            shutil.chown(folder, "postgres")
-            self._as_user = ["runuser", "-u", "postgres", "--"]
-        self._run("initdb", "-A", "trust", "-U", "pointsman")
-        self.url = f"postgresql://pointsman@127.0.0.1:{self._port}/postgres"
-
-    def start(self) -> None:
-        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder} -c fsync=off"
-        self._run("pg_ctl", "-o", options, "-w", "-l", str(self._folder / "log"), "start")
-
-    def stop(self) -> None:
-        """End it at once, as a fall of the machine would."""
-        self._run("pg_ctl", "-m", "immediate", "stop")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        command = [
-            *self._as_user,
-            str(self._programs / program),
-            "-D",
-            str(self._folder / "data"),
-            *arguments,
-        ]
-        done = subprocess.run(command, cwd="/", capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not found:
-        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-    # Of a user that may enter no other.
-    folder = Path("/tmp") / f"pointsman-postgres-{os.getpid()}"  # noqa: S108
-    server = Postgres(found[-1], folder)
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def postgres(postgres_server: Postgres) -> Iterator[str]:
-    yield postgres_server.url
-    engine = database(postgres_server.url)
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE IF EXISTS requests, feedback, comparisons, alembic_version"))
-    engine.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -2,17 +2,21 @@
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pointsman.ledger.history import past_of
 from pointsman.ledger.report import Report, report_of
 from pointsman.ledger.report_html import page
 from pointsman.ledger.report_text import headlines, markdown
@@ -30,6 +34,7 @@ def datetime_days_ago(days: float) -> datetime:
 
 PRICES = PriceList("EUR", {"big": ModelPrice(2.0, 2.0, 10.0)})
 DAY = 86400.0
+_PLAIN: dict[str, Any] = {"outcome": "ok"}
 
 
 def local(i: int, **more: Any) -> Entry:
@@ -37,7 +42,9 @@ def local(i: int, **more: Any) -> Entry:
         "caller": "shop", "tier": "local", "specialist": "support", "routed_to": "support", "prompt_tokens": 100,
         "cached_tokens": 50, "completion_tokens": 10, "ttft_ms": 20.0, "total_ms": float(100 + i), "retries": 0,
     }  # fmt: skip
-    return Entry(time.time() - 60, f"l{i}", "generate", **({"outcome": "ok"} | fields | more))
+    return Entry(
+        request_id=f"l{i}", method="generate", **(_PLAIN | {"time": time.time() - 60} | fields | more)
+    )
 
 
 def cloud(i: int, **more: Any) -> Entry:
@@ -63,6 +70,11 @@ def compared(i: int, *, agrees: bool, **more: Any) -> Comparison:
 
 def written(path: Path, *entries: Entry | Comparison, ratings: tuple[Feedback, ...] = ()) -> str:
     url = f"sqlite:///{path / 'ledger.db'}"
+    note_all(url, *entries, ratings=ratings)
+    return url
+
+
+def note_all(url: str, *entries: Entry | Comparison, ratings: tuple[Feedback, ...] = ()) -> None:
     writer = LedgerWriter(Ledger(url=url, flush_s=0.02))  # type: ignore[arg-type]
     for entry in entries:
         writer.note(entry)
@@ -73,7 +85,6 @@ def written(path: Path, *entries: Entry | Comparison, ratings: tuple[Feedback, .
     for rating in ratings:
         writer.rate(rating)
     writer.close()
-    return url
 
 
 def figures(url: str, days: float = 30, prices: PriceList = PRICES) -> Report:
@@ -82,11 +93,99 @@ def figures(url: str, days: float = 30, prices: PriceList = PRICES) -> Report:
 
 def test_answers_of_the_cloud_that_were_given_up_are_told_as_their_cost_is_not(tmp_path: Path) -> None:
     unknown = {"outcome": "cancelled", "cost": None, "completion_tokens": None, "prompt_tokens": None}
-    entries = [local(0, outcome="cancelled"), cloud(1), cloud(2, **unknown), cloud(3, **unknown)]
+    broken = local(4, outcome="flagged", uncounted=1)  # the local answer stands, and the cloud's is paid for
+    paid = local(5, outcome="flagged", uncounted=0, cost=0.02, currency="EUR")
+    entries = [
+        local(0, outcome="cancelled", uncounted=0), cloud(1, uncounted=0), cloud(2, uncounted=1, **unknown),
+        cloud(3, **unknown), broken, paid,
+    ]  # fmt: skip
     found = figures(written(tmp_path, *entries))
-    assert (found.cancelled, found.cost) == (2, pytest.approx(0.01))
-    said = "answers of the cloud given up, at a cost that is not known and not in here"
-    assert (said, "2") in list(headlines(found))
+    assert (found.uncounted, found.cost) == (3, pytest.approx(0.03))
+    said = "answers of the cloud given up or broken off, at a cost that is not known and not in here"
+    assert (said, "3") in list(headlines(found))
+
+
+def test_an_answer_that_looks_wrong_and_that_its_caller_accepts_is_a_success(tmp_path: Path) -> None:
+    entries = [
+        local(0, outcome="flagged"), local(1, outcome="invalid"), local(2, outcome="flagged"), local(3),
+        local(4, outcome="cancelled"), local(5),
+    ]  # fmt: skip
+    said = {0: True, 1: True, 2: False, 4: True, 5: False}
+    url = written(
+        tmp_path, *entries, ratings=tuple(Feedback(f"l{i}", "shop", accepted=yes) for i, yes in said.items())
+    )
+    found = figures(url)
+    assert found.successes == 3  # two accepted ones, and the one of which nobody said anything
+    assert found.weeks[-1].well + sum(week.well for week in found.weeks[:-1]) == 3
+    pasts = past_of(url, datetime_days_ago(1))
+    assert [past.good for past in pasts] == []  # without a decision
+
+
+def test_what_a_local_cache_had_is_not_taken_to_be_in_the_cloud_s(tmp_path: Path) -> None:
+    prices = replace(PRICES, models={"big": ModelPrice(2.0, 0.2, 10.0)})
+    found = figures(written(tmp_path, local(1), cloud(2)), prices=prices)
+    fresh, cached = 100 * 2 + 10 * 10, 50 * 2 + 50 * 0.2 + 10 * 10
+    assert found.all_cloud == pytest.approx((fresh + cached) / 1e6)
+
+
+def test_a_cloud_that_tells_no_tokens_is_not_said_to_have_no_price(tmp_path: Path) -> None:
+    mute = cloud(1, cost=None, currency="", prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+    found = figures(written(tmp_path, mute, cloud(2)))
+    assert (found.cost, found.unpriced) == (
+        None,
+        "1 answers of the cloud came without a count of their tokens",
+    )
+
+
+def test_comparisons_of_one_specialist_in_two_currencies_are_never_summed(tmp_path: Path) -> None:
+    found = figures(
+        written(
+            tmp_path, local(1), local(2), compared(1, agrees=True, currency="USD"), compared(2, agrees=False)
+        )
+    )
+    assert (found.cost, found.compared_cost) == (None, pytest.approx(0.02))
+    assert "costs in USD too" in found.unpriced
+    assert (found.specialists[0].compared, found.specialists[0].agreed) == (2, 1)
+
+
+def test_latencies_and_sums_are_those_of_a_plain_reading_of_the_rows(postgres_or_sqlite: str) -> None:
+    draw = random.Random(3)  # noqa: S311 - a sample
+    entries = [
+        (local if draw.random() < 0.7 else cloud)(
+            i,
+            time=time.time() - draw.random() * 40 * DAY,
+            outcome=draw.choice(("ok", "flagged", "failed", "cancelled")),
+            total_ms=draw.choice((None, draw.random() * 1e5)),
+            ttft_ms=draw.random() * 1e3,
+            prompt_tokens=draw.randrange(1000),
+            routed_to=draw.choice(("support", "other", "")),
+        )
+        for i in range(600)
+    ]
+    note_all(postgres_or_sqlite, *entries)
+    for days in (50, 20, 2):  # read as a whole, and by the index on the time
+        begin = datetime_days_ago(days)
+        since = [e for e in entries if e.time >= begin.timestamp()]
+        found = report_of(postgres_or_sqlite, begin, PRICES, "big")
+        assert found.answers == len(since)
+        assert found.outcomes == dict(Counter(e.outcome for e in since))
+        assert found.cost == pytest.approx(sum(e.cost or 0 for e in since))
+        for tier in found.tiers:
+            took = [e.total_ms for e in since if e.tier == tier.tier and e.total_ms is not None]
+            assert tier.total.p95 == pytest.approx(np.percentile(took, 95), abs=0.002)
+        mondays = Counter(
+            (d := datetime.fromtimestamp(e.time, UTC).date()) - timedelta(days=d.weekday()) for e in since
+        )
+        assert {week.monday: week.answers for week in found.weeks} == mondays
+        judged = Counter(e.routed_to for e in since if e.routed_to and e.outcome != "cancelled")
+        assert {one.name: one.answers for one in found.specialists} == judged
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def postgres_or_sqlite(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres"))
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
 def test_sums_are_those_of_the_rows(tmp_path: Path) -> None:
@@ -255,7 +354,19 @@ def test_the_command_reports_and_refuses_a_span_that_is_none(tmp_path: Path) -> 
             timeout=90, check=False, env=os.environ | {"POINTSMAN_LEDGER__URL": url},
         )  # fmt: skip
 
-    assert json.loads(run("--json").stdout)["answers"] == 1
+    told = json.loads(run("--json").stdout)
+    assert (told["answers"], told["cost_per_request"], told["saved"]) == (1, 0.0, None)
+    assert told["specialists"] == [
+        {
+            "name": "support",
+            "answers": 1,
+            "short": 0,
+            "compared": 0,
+            "agreed": 0,
+            "share": 0.0,
+            "advice": "few answers",
+        }
+    ]
     assert "# Answers since" in run("--since", "24h", "--html", "report.html").stdout
     assert "<h1>Answers since" in (tmp_path / "report.html").read_text()
     assert "--html: no/r.html cannot be written" in run("--html", "no/r.html").stderr

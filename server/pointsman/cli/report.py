@@ -26,7 +26,7 @@ def report(
     """Say what answers cost, took and were worth, from the ledger: cost per successful task first."""
     from pointsman.catalog.prices_file import read_prices
     from pointsman.ledger.report import report_of
-    from pointsman.ledger.report_text import markdown
+    from pointsman.ledger.report_text import advice, markdown
     from pointsman.ledger.weeks import drift
     from pointsman.settings import load
 
@@ -39,8 +39,12 @@ def report(
 
         write_text(html, page(found), "--html")
     if as_json:
+        specialists = [asdict(one) | {"share": one.share, "advice": advice(one)} for one in found.specialists]
         derived = {
+            "specialists": specialists,
             "cost_per_success": found.cost_per_success,
+            "cost_per_request": found.cost_per_request,
+            "saved": found.saved,
             "local_share": found.local_share,
             "latency_gain": found.latency_gain,
             "drift": drift(found.weeks),

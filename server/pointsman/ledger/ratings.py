@@ -1,56 +1,106 @@
-"""What callers said of answers, and the rows they said it of."""
+"""What callers, and the cloud, said of answers, and the rows they said it of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from pointsman.ledger.tables import feedback, requests
+from pointsman.ledger.tables import comparisons, feedback, requests
+
+UNANSWERED = ("cancelled", "late", "refused", "throttled")
+"""Outcomes of requests that got no answer, for which no specialist is to blame."""
+_WELL = ("ok", "escalated")
+
+
+def success(outcome: str, accepted: bool | None = None) -> bool:
+    """Whether an answer served: as its caller said last, else as it ended."""
+    return outcome in _WELL if accepted is None or outcome in UNANSWERED else accepted
 
 
 @dataclass(slots=True)
 class Rating:
-    """A row of `requests`, whether its caller accepted it in the end (None: never said), and the answer they gave instead."""
+    """A row of `requests`, whether its caller accepted it in the end (None: never said), and the right answer they gave.
+
+    intent: the right one that they gave; said: when they last said something, in Unix seconds
+    """
 
     row: Any
     accepted: bool | None = None
     right: str = ""
+    intent: str = ""
+    said: float = 0.0
 
 
 def ratings(
-    connection: sa.Connection, since: float, *columns: sa.ColumnElement[Any], specialist: str = ""
+    connection: sa.Connection,
+    since: float,
+    *columns: sa.ColumnElement[Any],
+    specialist: str = "",
+    methods: Sequence[str] = ("generate",),
 ) -> list[Rating]:
     """Return what was said of each answer, by when they were asked for.
 
     since: when that was, at least; Unix seconds
     columns: that each row has, beside its id and time
+    """
+    said = (feedback.c.accepted, feedback.c.answer.label("right"), feedback.c.intent.label("right_intent"))
+    found: dict[int, Rating] = {}
+    of_these = (requests.c.routed_to == specialist,) if specialist else ()
+    for row in _of_rows(
+        connection, feedback, since, (*said, *columns), requests.c.method.in_(methods), *of_these
+    ):
+        rating = found.setdefault(row.id, Rating(row))
+        rating.accepted = rating.accepted if row.accepted is None else row.accepted
+        rating.right = row.right or rating.right
+        rating.intent = row.right_intent or rating.intent
+        rating.said = row.said
+    return sorted(found.values(), key=lambda rating: rating.row.time)
+
+
+def compared(
+    connection: sa.Connection, since: float, *columns: sa.ColumnElement[Any], specialist: str = ""
+) -> list[Any]:
+    """Return the comparisons with the cloud, in order, each with `columns`, and id and time of its request.
+
+    since: when the request came, at least; Unix seconds
+    """
+    answered = requests.c.outcome.in_(("ok", "flagged", "invalid"))
+    of_these = (comparisons.c.specialist == specialist,) if specialist else ()
+    return _of_rows(
+        connection,
+        comparisons,
+        since,
+        columns,
+        requests.c.method == "generate",
+        requests.c.specialist == comparisons.c.specialist,
+        answered,
+        *of_these,
+    )
+
+
+def _of_rows(
+    connection: sa.Connection,
+    table: sa.Table,
+    since: float,
+    columns: Sequence[sa.ColumnElement[Any]],
+    *where: sa.ColumnElement[bool],
+) -> list[Any]:
+    """Return what a table says, each with the row of `requests` that it is said of.
 
     Callers choose ids, so several rows may have one: what is said is said of the last that had begun by then.
     """
-    same = (requests.c.request_id == feedback.c.request_id) & (requests.c.caller == feedback.c.caller)
+    same = (requests.c.request_id == table.c.request_id) & (requests.c.caller == table.c.caller)
     wanted = (
         sa.select(
-            feedback.c.id.label("number"),
-            feedback.c.time.label("said"),
-            feedback.c.accepted,
-            feedback.c.answer.label("right"),
-            requests.c.id,
-            requests.c.time,
-            *columns,
+            table.c.id.label("number"), table.c.time.label("said"), requests.c.id, requests.c.time, *columns
         )
-        .select_from(feedback.join(requests, same))
-        .where(requests.c.time >= since, requests.c.method == "generate")
-        .order_by(feedback.c.id, requests.c.id)
+        .select_from(table.join(requests, same))
+        .where(requests.c.time >= since, *where)
+        .order_by(table.c.id, requests.c.id)
     )
-    if specialist:
-        wanted = wanted.where(requests.c.routed_to == specialist)
     of_number: dict[int, Any] = {}
     for row in connection.execute(wanted):
         if row.number not in of_number or row.time <= row.said:
             of_number[row.number] = row
-    found: dict[int, Rating] = {}
-    for row in of_number.values():
-        rating = found.setdefault(row.id, Rating(row))
-        rating.accepted = rating.accepted if row.accepted is None else row.accepted
-        rating.right = row.right or rating.right
-    return sorted(found.values(), key=lambda rating: rating.row.time)
+    return list(of_number.values())

@@ -1,32 +1,24 @@
 """Rows of the ledger to what the answers of a time cost, took and were worth. Asks no model."""
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from numpy.typing import NDArray
 
 from pointsman.ledger.database import reading
-from pointsman.ledger.ratings import ratings
+from pointsman.ledger.ratings import UNANSWERED, Rating, ratings, success
 from pointsman.ledger.tables import comparisons, requests
+from pointsman.ledger.tallies import Numbers, Tally, joined, tallies
 from pointsman.ledger.weeks import Week, weeks_of
 from pointsman.values.price import PriceList
 
 FALLS_SHORT_ABOVE = 0.05
 """Share of a specialist's answers above which something should be done (mission, row B5)."""
 _MONTH_S = 365.25 / 12 * 86400
-_COLUMNS = (
-    "time", "outcome", "tier", "routed_to", "prompt_tokens", "cached_tokens", "completion_tokens",
-    "ttft_ms", "total_ms", "retries", "cost",
-)  # fmt: skip
-_AT_ONCE = 50_000
-_GOOD = ("ok", "escalated")
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +66,17 @@ class Report:
     """Figures of `Generate` since a moment. Costs are in `currency`; None where `unpriced` says why.
 
     cost: of the cloud, and of the local machines for this time
-    all_cloud: what the same tokens would have cost on the cloud's model
-    successes: answers that ended well and that no caller rejected
+    all_cloud: what the same tokens would have cost on the cloud's model; those of local answers as fresh input, as nobody
+        knows what its cache would have had
+    successes: answers that served, see `ratings.success`
     rated, accepted: local answers that a caller rated, and those it accepted in the end
-    cancelled: answers of the cloud that were given up; what they cost nobody tells, and it is not in `cost`
+    uncounted: answers of the cloud that were given up or broke off; what they cost nobody tells, and it is not in `cost`
     output_share: of all tokens
     retried: share of answers for which the cloud was asked again
     compared, agreed: local answers that the cloud was asked for as well, and those that both agree on
     compared_cost: what that cost; part of `cost`
-    throttled: share of requests that found no place: a full queue, or a cloud that wanted fewer
+    throttled: share of requests that found no place: a full queue, or a cloud that wanted fewer. What callers' own
+        limits kept out has no row
     """
 
     since: datetime
@@ -94,7 +88,7 @@ class Report:
     successes: int
     rated: int
     accepted: int
-    cancelled: int
+    uncounted: int
     output_share: float
     retried: float
     throttled: float
@@ -110,6 +104,16 @@ class Report:
     def cost_per_success(self) -> float | None:
         """The headline: what a successful task costs."""
         return self.cost / self.successes if self.cost is not None and self.successes else None
+
+    @property
+    def cost_per_request(self) -> float | None:
+        """Blended over all tiers."""
+        return self.cost / self.answers if self.cost is not None and self.answers else None
+
+    @property
+    def saved(self) -> float | None:
+        """Share of what the cloud alone would have cost."""
+        return 1 - self.cost / self.all_cloud if self.cost is not None and self.all_cloud else None
 
     @property
     def latency_gain(self) -> tuple[float | None, ...]:
@@ -148,63 +152,73 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
         SQLAlchemyError: the ledger cannot be read.
 
     """
-    columns = _read(connection, since.timestamp(), prices.currency)
+    begin = since.timestamp()
+    found = tallies(connection, begin, prices.currency)
     said = [
         rating
-        for rating in ratings(connection, since.timestamp(), requests.c.outcome, requests.c.tier)
+        for rating in ratings(connection, begin, requests.c.outcome, requests.c.tier)
         if rating.accepted is not None
     ]
-    beside = _beside(connection, since.timestamp())
-    count = len(columns["time"])
-    outcome, tier = columns["outcome"], columns["tier"]
-    prompt, cached, output = (
-        float(np.nansum(columns[name])) for name in ("prompt_tokens", "cached_tokens", "completion_tokens")
-    )
-    good = _any_of(outcome, _GOOD)
-    rejected = [one.row.time for one in said if one.row.outcome in _GOOD and not one.accepted]
-    seconds = datetime.now(UTC).timestamp() - max(since.timestamp(), columns["time"].min()) if count else 0.0
-    compared_cost = sum(beside_one.cost for beside_one in beside)
-    charged = float(np.nansum(columns["cost"])) + compared_cost
-    foreign = bool(np.nansum(columns["foreign"])) or any(one.currency != prices.currency for one in beside)
-    others = _currencies(connection, since.timestamp()) - {prices.currency} if foreign else set()
-    unpriced = _unpriced(int(np.nansum(columns["unpriced"])), others, prices)
+    beside = _beside(connection, begin)
+    count = sum(one.count for one in found)
+    first = min((one.began for one in found), default=begin)
+    seconds = datetime.now(UTC).timestamp() - max(begin, first) if count else 0.0
+    compared_cost = sum(one.cost for one in beside if one.currency == prices.currency)
+    others = {one.currency for one in beside if one.cost} | _currencies(connection, begin, found)
+    unpriced = _unpriced(found, others - {prices.currency, ""}, prices)
     price = prices.models.get(model)
+    prompt, output = sum(one.prompt for one in found), sum(one.output for one in found)
+    changed = [(one.row.time, change) for one in said if (change := _change(one))]
     return Report(
         since=since,
         answers=count,
         currency=prices.currency,
-        cost=None if unpriced else charged + prices.local.monthly * seconds / _MONTH_S,
-        all_cloud=price.amount(prompt, cached, output) if price else None,
+        cost=None
+        if unpriced
+        else sum(one.cost for one in found) + compared_cost + prices.local.monthly * seconds / _MONTH_S,
+        all_cloud=price.amount(prompt, sum(one.cached for one in found), output) if price else None,
         unpriced=unpriced or ("" if price else prices.missing(model)),
-        successes=int(good.sum()) - len(rejected),
+        successes=sum(one.count for one in found if success(one.outcome))
+        + sum(change for _, change in changed),
         rated=sum(one.row.tier == "local" for one in said),
         accepted=sum(bool(one.accepted) for one in said if one.row.tier == "local"),
-        cancelled=int(((tier != "local") & (outcome == "cancelled") & np.isnan(columns["cost"])).sum()),
+        uncounted=sum(one.uncounted for one in found),
         output_share=output / (prompt + output) if prompt + output else 0.0,
-        retried=float((np.nan_to_num(columns["retries"]) > 0).mean()) if count else 0.0,
-        throttled=float((outcome == "throttled").mean()) if count else 0.0,
-        outcomes=dict(Counter(outcome)),
-        tiers=tuple(_tier(name, columns) for name in ("local", "mid", "cloud") if (tier == name).any()),
-        specialists=_specialists(columns, beside),
+        retried=sum(one.retried for one in found) / count if count else 0.0,
+        throttled=sum(one.count for one in found if one.outcome == "throttled") / count if count else 0.0,
+        outcomes=dict(sum((Counter({one.outcome: one.count}) for one in found), Counter())),
+        tiers=tuple(_tiers(found, count)),
+        specialists=tuple(_specialists(found, beside)),
         compared=sum(one.count for one in beside),
         agreed=sum(one.agreed for one in beside),
         compared_cost=compared_cost,
-        weeks=weeks_of(columns, good, rejected, _fields(connection, since.timestamp())),
+        weeks=weeks_of(found, changed, _fields(connection, begin)),
     )
 
 
-def _unpriced(rows: int, others: set[str], prices: PriceList) -> str:
+def _change(rating: Rating) -> int:
+    """Return by how many a rating changes the number of successes."""
+    return success(rating.row.outcome, rating.accepted) - success(rating.row.outcome)
+
+
+def _unpriced(found: Sequence[Tally], others: set[str], prices: PriceList) -> str:
     """Return why costs cannot be summed; empty where they can."""
+    rows, silent = sum(one.unpriced for one in found), sum(one.untold for one in found)
     if rows and not prices.models:
         return f"{rows:,} answers of the cloud, and no prices"
     if others:
         return f"the ledger has costs in {', '.join(sorted(others))} too, and prices are in {prices.currency}"
-    return f"{rows:,} answers of the cloud were given while their model had no price" if rows else ""
+    why = []
+    if rows:
+        why.append(f"{rows:,} answers of the cloud were given while their model had no price")
+    if silent:
+        why.append(f"{silent:,} answers of the cloud came without a count of their tokens")
+    return ", and ".join(why)
 
 
 @dataclass(frozen=True, slots=True)
 class _Beside:
-    """Comparisons of one specialist with the cloud."""
+    """Comparisons of one specialist with the cloud, that were paid in one currency."""
 
     specialist: str
     count: int
@@ -221,47 +235,19 @@ def _beside(connection: sa.Connection, since: float) -> list[_Beside]:
             sa.func.count(),
             agreed,
             sa.func.sum(comparisons.c.cost),
-            sa.func.max(comparisons.c.currency),
+            comparisons.c.currency,
         )
         .where(comparisons.c.time >= since)
-        .group_by(comparisons.c.specialist)
+        .group_by(comparisons.c.specialist, comparisons.c.currency)
     )
     return [_Beside(*row) for row in connection.execute(wanted)]
 
 
-def _currencies(connection: sa.Connection, since: float) -> set[str]:
-    return {
-        currency
-        for table in (requests, comparisons)
-        for currency in connection.scalars(
-            sa.select(table.c.currency).distinct().where(table.c.time >= since, table.c.currency != "")
-        )
-    }
-
-
-def _read(connection: sa.Connection, since: float, currency: str) -> dict[str, Any]:
-    """Return each column as an array (n,): texts as objects, numbers as floats, nothing as NaN."""
-    row = requests.c
-    unpriced = (
-        (row.specialist == "")
-        & (row.tier != "local")
-        & row.completion_tokens.is_not(None)
-        & row.cost.is_(None)
-    )
-    foreign = row.currency.not_in(("", currency))
-    marks = (sa.case((mark, 1), else_=0) for mark in (unpriced, foreign))
-    wanted = sa.select(*(row[name] for name in _COLUMNS), *marks).where(
-        row.time >= since, row.method == "generate"
-    )
-    names = (*_COLUMNS, "unpriced", "foreign")
-    parts: dict[str, list[Any]] = defaultdict(list)
-    result = connection.execution_options(yield_per=_AT_ONCE).execute(wanted)
-    for rows in result.partitions():
-        for name, values in zip(names, zip(*rows, strict=True), strict=True):
-            text = name in row and isinstance(row[name].type, sa.String)
-            parts[name].append(np.array(values, object if text else np.float64))
-    empty = np.zeros(0)
-    return {name: np.concatenate(parts[name]) if parts[name] else empty for name in names}
+def _currencies(connection: sa.Connection, since: float, found: Sequence[Tally]) -> set[str]:
+    """Return those of the rows, where one is not of the price list."""
+    if not any(one.foreign for one in found):
+        return set()
+    return set(connection.scalars(sa.select(requests.c.currency).distinct().where(requests.c.time >= since)))
 
 
 def _fields(connection: sa.Connection, since: float) -> list[Any]:
@@ -271,44 +257,36 @@ def _fields(connection: sa.Connection, since: float) -> list[Any]:
     return list(connection.execute(wanted))
 
 
-def _any_of(values: Any, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Return where texts (n,) are one of the names; np.isin would sort them all."""
-    found = np.zeros(len(values), bool)
-    for name in names:
-        found |= values == name
-    return found
-
-
-def _tier(name: str, columns: dict[str, Any]) -> TierFigures:
-    here = columns["tier"] == name
-    output = columns["completion_tokens"][here]
-    return TierFigures(
-        name,
-        int(here.sum()),
-        float(here.mean()),
-        _latency(columns["total_ms"][here]),
-        _latency(columns["ttft_ms"][here]),
-        float(np.nanmean(output)) if np.isfinite(output).any() else 0.0,
-    )
+def _tiers(found: Sequence[Tally], count: int) -> Iterable[TierFigures]:
+    for name in ("local", "mid", "cloud"):
+        here = [one for one in found if one.tier == name]
+        answers, told = sum(one.count for one in here), sum(one.told for one in here)
+        if answers:
+            yield TierFigures(
+                name,
+                answers,
+                answers / count,
+                _latency(joined(one.total_ms for one in here)),
+                _latency(joined(one.ttft_ms for one in here)),
+                sum(one.output for one in here) / told if told else 0.0,
+            )
 
 
 def _latency(values: Numbers) -> Latency:
-    known = values[np.isfinite(values)]
-    if not len(known):
+    if not len(values):
         return Latency(None, None, None)
-    return Latency(*(float(value) for value in np.percentile(known, (50, 95, 99))))
+    return Latency(*(float(value) for value in np.percentile(values, (50, 95, 99))))
 
 
-def _specialists(columns: dict[str, Any], beside: Sequence["_Beside"]) -> tuple[SpecialistFigures, ...]:
-    figures = []
-    compared = {one.specialist: one for one in beside}
-    judged = ~_any_of(columns["outcome"], ("cancelled", "refused", "throttled"))
-    for name in sorted(set(columns["routed_to"]) - {""}):
-        here = (columns["routed_to"] == name) & judged
-        short = here & (columns["outcome"] != "ok")
-        if here.any():
-            one = compared.get(str(name), _Beside(str(name), 0, 0, 0.0, ""))
-            figures.append(
-                SpecialistFigures(str(name), int(here.sum()), int(short.sum()), one.count, one.agreed)
+def _specialists(found: Sequence[Tally], beside: Sequence[_Beside]) -> Iterable[SpecialistFigures]:
+    for name in sorted({one.routed_to for one in found} - {""}):
+        judged = [one for one in found if one.routed_to == name and one.outcome not in UNANSWERED]
+        compared = [one for one in beside if one.specialist == name]
+        if judged:
+            yield SpecialistFigures(
+                name,
+                sum(one.count for one in judged),
+                sum(one.count for one in judged if one.outcome != "ok"),
+                sum(one.count for one in compared),
+                sum(one.agreed for one in compared),
             )
-    return tuple(figures)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from pointsman.ledger.report import FALLS_SHORT_ABOVE, Latency, Report
+from pointsman.ledger.report import FALLS_SHORT_ABOVE, Latency, Report, SpecialistFigures
 from pointsman.ledger.weeks import FEW, drift
 
 
@@ -65,7 +65,7 @@ def specialist_rows(report: Report) -> Iterator[tuple[str, ...]]:
     """Yield a row a specialist: name, answers, those that fell short, what the cloud says, advice."""
     for s in report.specialists:
         agreed = f"{s.agreed:,} of {s.compared:,}" if s.compared else "-"
-        yield s.name, f"{s.answers:,}", f"{s.share:.1%}", agreed, _advice(s.answers, s.share)
+        yield s.name, f"{s.answers:,}", f"{s.share:.1%}", agreed, advice(s)
 
 
 def headlines(report: Report) -> Iterator[tuple[str, str]]:
@@ -75,24 +75,26 @@ def headlines(report: Report) -> Iterator[tuple[str, str]]:
         "successful tasks",
         _share(report.successes, report.answers),
     )
-    each = None if report.cost is None else report.cost / report.answers
-    yield "cost per request", _money(report, each)
+    yield "cost per request", _money(report, report.cost_per_request)
     yield "cost", _money(report, report.cost)
-    yield "the same tokens on the cloud alone", _money(report, report.all_cloud)
+    yield (
+        "the same tokens on the cloud alone, those of local answers as fresh input",
+        _money(report, report.all_cloud),
+    )
     if report.unpriced:
         yield "why costs are not known", report.unpriced
-    if report.cost is not None and report.all_cloud:
-        yield "saved", f"{1 - report.cost / report.all_cloud:.1%}"
+    if report.saved is not None:
+        yield "saved", f"{report.saved:.1%}"
     rated = (
         f"{report.accepted:,} of {report.rated:,} that were rated accepted"
         if report.rated
         else "nobody rated one of them"
     )
     yield "local share", f"{report.local_share:.1%}; {rated}"
-    if report.cancelled:
+    if report.uncounted:
         yield (
-            "answers of the cloud given up, at a cost that is not known and not in here",
-            f"{report.cancelled:,}",
+            "answers of the cloud given up or broken off, at a cost that is not known and not in here",
+            f"{report.uncounted:,}",
         )
     if report.compared:
         yield (
@@ -118,10 +120,11 @@ def _money(report: Report, amount: float | None) -> str:
     return "not known" if amount is None else f"{report.currency} {amount:,.6f}"
 
 
-def _advice(answers: int, share: float) -> str:
-    if answers < FEW:
+def advice(of: SpecialistFigures) -> str:
+    """Return what to do about a specialist; empty where nothing is to be done."""
+    if of.answers < FEW:
         return "few answers"
-    if share <= FALLS_SHORT_ABOVE:
+    if of.share <= FALLS_SHORT_ABOVE:
         return ""
     return (
         "train it on prompts like these (`pointsman train`), or move its threshold (`pointsman cascade fit`)"

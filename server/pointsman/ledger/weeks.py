@@ -1,6 +1,6 @@
-"""Columns of the ledger to figures week by week, and to what got worse of late."""
+"""Sums over the ledger to figures week by week, and to what got worse of late."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from math import sqrt
@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pointsman.ledger.ratings import success
+from pointsman.ledger.tallies import Tally, joined
 
 FEW = 50
 """Answers, or comparisons, under which a week says little."""
@@ -22,7 +25,7 @@ _CHANCE = 3.3
 class Week:
     """A week, by its Monday.
 
-    well: answers that ended well and that no caller rejected
+    well: answers that served, see `ratings.success`
     p95: of local answers, ms; None without one
     fields, same: local answers of which the cloud gave the fields as well, or the one right text, and those that both agree on
     """
@@ -38,32 +41,33 @@ class Week:
 
 
 def weeks_of(
-    columns: Mapping[str, Any], well: NDArray[np.bool_], rejected: Sequence[float], fields: Sequence[Any]
+    found: Sequence[Tally], changed: Sequence[tuple[float, int]], fields: Sequence[Any]
 ) -> tuple[Week, ...]:
     """Return each week that has an answer.
 
-    columns: `time`, `tier`, `total_ms`, each (n,); well: which ended well (n,)
-    rejected: times of those of them that a caller rejected; fields: (time, agrees) of each comparison by field
+    changed: by how many what callers said changes the answers that served, by when they were asked for
+    fields: (time, agrees) of each comparison by field
     """
-    of_row = _mondays(columns["time"])
-    of_rejected = _mondays(np.asarray(rejected, np.float64))
+    of_change = _mondays(np.array([time for time, _ in changed], np.float64))
+    changes = np.array([change for _, change in changed], np.int64)
     of_field = _mondays(np.array([time for time, _ in fields], np.float64))
     agrees = np.array([bool(agrees) for _, agrees in fields], bool)
     weeks = []
-    for monday in np.unique(of_row):
-        here = of_row == monday
-        tier, took = columns["tier"][here], columns["total_ms"][here]
-        local = took[(tier == "local") & np.isfinite(took)]
+    for monday in sorted({one.monday for one in found}):
+        here = [one for one in found if one.monday == monday]
+        day = (monday - date(1970, 1, 1)) // timedelta(days=1)
+        count = sum(one.count for one in here)
+        local = joined(one.total_ms for one in here if one.tier == "local")
         weeks.append(
             Week(
-                date(1970, 1, 1) + timedelta(days=int(monday)),
-                int(here.sum()),
-                float((tier == "cloud").mean()),
-                int(well[here].sum() - (of_rejected == monday).sum()),
+                monday,
+                count,
+                sum(one.count for one in here if one.tier == "cloud") / count,
+                sum(one.count for one in here if success(one.outcome)) + int(changes[of_change == day].sum()),
                 len(local),
                 float(np.percentile(local, 95)) if len(local) else None,
-                int((of_field == monday).sum()),
-                int(agrees[of_field == monday].sum()),
+                int((of_field == day).sum()),
+                int(agrees[of_field == day].sum()),
             )
         )
     return tuple(weeks)
