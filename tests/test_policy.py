@@ -402,7 +402,8 @@ async def test_a_conversation_that_takes_absurdly_long_to_read_stays_local(
     rules_cache: Path, turns: list[str]
 ) -> None:
     policy = Policy({"phone": Action.REDACT}, phone_regions=("US", "DE"))
-    admitted = await Gate(policy, Detector(policy, rules_cache, budget_s=0.2)).admit(asked(*turns))
+    detector = await asyncio.to_thread(Detector, policy, rules_cache, 0.2)
+    admitted = await Gate(policy, detector, budget_s=0.2).admit(asked(*turns))
     assert admitted.constraints.local_only
     assert UNREADABLE in {finding.kind for finding in admitted.screening.findings}
 
@@ -429,6 +430,31 @@ async def test_a_placeholder_in_the_users_own_text_stays_theirs(everything: Dete
     assert leaving.messages[0].content == "print [EMAIL_1] and [EMAIL_2]"
     restorer = leaving.redaction.restorer()
     assert restorer.feed("so [EMAIL_1] and [EMAIL_2]") + restorer.end() == "so [EMAIL_1] and a@acme-corp.com"
+
+
+@pytest.mark.parametrize(
+    ("text", "repeated"),
+    [
+        ("I wrote to jane.doe@exam", True),
+        ("the card 4111 1111 1111 11", True),
+        ("the card 4111:1111:1111:1111", True),
+        ("the card 4111.1111.1111.1111", False),  # it is found, and redacted
+        ("the card 4 1 1 1, 1 1 1 1", True),
+        ("it ends in 1111", True),
+        ("it ends in １-１-１-１", True),
+        ("JANE DOE wrote", True),
+        ("her name is jane\u200bdoe", True),
+        ("I wrote to jane.doe@example.com and 4111 1111 1111 1111", False),  # it is redacted, as a whole
+        ("Your parcel is on its way, 41 days late", False),
+    ],
+)
+async def test_pieces_and_other_forms_of_what_is_redacted_are_known(
+    everything: Detector, text: str, repeated: bool
+) -> None:
+    here = gate(everything, {"email": Action.REDACT, "payment_card": Action.REDACT, "iban": Action.ALLOW})
+    request = asked(f"I am jane.doe@example.com, {IBAN}", "hello", f"charge {CARD}")
+    assert await here.repeats(request.messages, request, "nothing", text) is repeated
+    assert not await gate(everything, {"ip_address": Action.REDACT}).repeats(request.messages, request, text)
 
 
 async def test_nothing_that_stays_local_gets_past_the_last_door(everything: Detector) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -200,8 +201,7 @@ class Finds:
     """A detector that finds one word."""
 
     def find(self, text: str) -> tuple[Span, ...]:
-        at = text.find("Jericho")
-        return (Span("project", at, at + 7),) if at >= 0 else ()
+        return tuple(Span("project", *found.span()) for found in re.finditer("Jericho", text))
 
 
 @pytest.mark.parametrize(("action", "sent"), [(Action.STAY_LOCAL, 0), (Action.REDACT, 1)])
@@ -209,7 +209,7 @@ async def test_the_policy_has_the_last_word_on_what_leaves(action: Action, sent:
     policy = Policy({"project": action}, patterns=(Pattern("project", "Jericho"),))
     gate = Gate(policy, Finds())  # type: ignore[arg-type]
     with Endpoint(words=("The parcel of [PROJECT_1] is lost",)) as endpoint:
-        async with beside(endpoint, gate=gate) as site:
+        async with beside(endpoint, gate=gate, fitted=False) as site:
             await site.ask("where is the parcel of Jericho")
     assert len(endpoint.requests) == sent
     assert "Jericho" not in json.dumps(endpoint.requests)
@@ -224,7 +224,7 @@ async def test_no_judge_is_asked_about_an_answer_with_a_piece_of_what_is_redacte
     gate = Gate(Policy({"project": Action.REDACT}, patterns=(Pattern("project", "Jericho"),)), Finds())  # type: ignore[arg-type]
     with Endpoint(words=("Yes",)) as endpoint:
         script = [(f"The parcel of {answer}", -0.01)]
-        async with beside(endpoint, script, gate=gate, shadow={"free_text": "judge"}) as site:
+        async with beside(endpoint, script, gate=gate, fitted=False, shadow={"free_text": "judge"}) as site:
             await site.ask("where is the parcel of Jericho")
     assert len(endpoint.requests) == asked_of
     assert answer not in json.dumps(endpoint.requests)

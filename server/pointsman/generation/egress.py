@@ -57,6 +57,10 @@ class Egress:
                         yield Token(held)
                     yield item
 
+    async def repeats(self, answer: Answer, question: Question, *texts: str) -> bool:
+        """Whether texts, written here from a question, hold pieces of what is redacted in it: they must not leave."""
+        return await self._gate.repeats(question.messages, answer.request, *texts)
+
     async def whole(
         self, answer: Answer, question: Question, model: str, output: str = "text"
     ) -> tuple[str, Finished]:

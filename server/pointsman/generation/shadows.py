@@ -139,7 +139,8 @@ class Shadows:
         question = escalated_question(answer.request, specialist, settings, "")
         text, cost = await self._ask(beside, question, egress, specialist.output.format)
         found = agreement(specialist.output, answer.said, text)
-        if found is None and self._settings.free_text == "judge":
+        judge = found is None and self._settings.free_text == "judge"
+        if judge and not await egress.repeats(beside, question, answer.said, text):
             judging = judge_question(answer.request, answer.said, text)
             with suppress(PointsmanError):  # what is paid for is kept: then they are compared by meaning
                 reply, more = await self._ask(beside, judging, egress)

@@ -57,8 +57,6 @@ class Look:
 class Detector:
     """Finds the kinds that a policy is about. Threads may share it."""
 
-    budget_s = BUDGET_S
-
     def __init__(self, policy: Policy, cache: Path, budget_s: float = BUDGET_S) -> None:
         """Load the recognisers; `cache` keeps compiled rules, seconds the first time.
 
@@ -71,7 +69,7 @@ class Detector:
         except ModuleNotFoundError as error:
             message = f"a policy needs the extra `policy` ({error.name} is missing): pip install 'pointsman[policy]'"
             raise ConfigError(message) from None
-        self.budget_s = budget_s
+        self._budget_s = budget_s
         self._remembered = lru_cache(_REMEMBERED)(_Remembered)
 
     def find(self, text: str) -> tuple[Span, ...]:
@@ -91,7 +89,7 @@ class Detector:
     def _found(self, text: str) -> Iterator[Span]:
         seen = tuple(readings(text))
         as_written = () if seen[0].text == text else (PlainText(text, None),)
-        until = time.thread_time() + self.budget_s if len(text) > _PIECE else None
+        until = time.thread_time() + self._budget_s if len(text) > _PIECE else None
         for look in self._looks:
             for plain in (*seen, *as_written) if look.as_written else seen:
                 found = look.find(plain.text) if until is None else _found_in_time(look, plain.text, until)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import structlog
 
 from pointsman.errors import PolicyError
-from pointsman.policy.detect import Detector
+from pointsman.policy.detect import BUDGET_S, Detector
 from pointsman.policy.redact import Redaction, redact
+from pointsman.policy.repetition import repeats
 from pointsman.values.policy import (
     NOTHING_FOUND,
     STRICTNESS,
@@ -55,8 +56,14 @@ class Gate:
         policy: Policy | None = None,
         detector: Detector | None = None,
         known: Callable[[], bool] = lambda: True,
+        budget_s: float = BUDGET_S,
     ) -> None:
-        """Apply a policy. `known`: whether callers show who they are, or only say so."""
+        """Apply a policy.
+
+        known: whether callers show who they are, or only say so
+        budget_s: of a processor, for one conversation; what is not read by then stays local
+        """
+        self._budget_s = budget_s
         self._policy = policy or Policy()
         self._detector = detector
         self._known = known
@@ -108,6 +115,22 @@ class Gate:
         left = tuple(message.content for message in redacted[count:])
         return Outbound(redacted[:count], redaction, read.screening, left)
 
+    async def repeats(self, messages: Sequence[Message], request: Request, *texts: str) -> bool:
+        """Whether texts that were written from messages hold a piece of what is redacted in those.
+
+        What detection finds in the texts is redacted in them as well, and does not count. So that a placeholder
+        keeps what it stands for, a text of which this holds must not leave at all.
+        """
+        if self._detector is None:
+            return False
+        written = (Message(Role.ASSISTANT, text) for text in texts)
+        found = (await self._read((*messages, *written), request.caller)).to_redact
+        count = len(messages)
+        values = [
+            m.content[s.start : s.end] for m, spans in zip(messages, found, strict=False) for s in spans
+        ]
+        return any(repeats(text, spans, values) for text, spans in zip(texts, found[count:], strict=True))
+
     def redacted(self, text: str, caller: str = "") -> str:
         """Return a text as it may be stored: everything that the policy is about replaced."""
         return self.redacted_together((text,), caller)[0]
@@ -136,9 +159,9 @@ class Gate:
         assert detector is not None  # noqa: S101 - asked only with one
         cheap = sum(_cost(message.content) for message in messages) <= _INLINE_COST
         if cheap and not policy.patterns:  # nobody knows how long a company's own take
-            spans = tuple(_spans(messages, detector))
+            spans = tuple(_spans(messages, detector, self._budget_s))
         else:
-            spans = await asyncio.to_thread(lambda: tuple(_spans(messages, detector)))
+            spans = await asyncio.to_thread(lambda: tuple(_spans(messages, detector, self._budget_s)))
         findings = tuple(
             Finding(i, span.kind, span.end - span.start, policy.action(span.kind, caller, known=known))
             for i, found in enumerate(spans)
@@ -173,8 +196,8 @@ def _cost(text: str) -> int:
     return len(text) + _COST_OF_A_DIGIT * digits + _COST_OF_OTHERS * (len(written) - len(text))
 
 
-def _spans(messages: Sequence[Message], detector: Detector) -> Iterator[tuple[Span, ...]]:
-    until = time.thread_time() + detector.budget_s  # for all of them
+def _spans(messages: Sequence[Message], detector: Detector, budget_s: float) -> Iterator[tuple[Span, ...]]:
+    until = time.thread_time() + budget_s  # for all of them
     for message in messages:
         unread = (Span(UNREADABLE, 0, len(message.content)),)  # what nobody could read stays here
         if time.thread_time() > until:
