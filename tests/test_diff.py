@@ -17,7 +17,9 @@ from typer.testing import CliRunner
 
 from builders import make_intent
 from harness import REFUND, WEATHER, write_intent, write_prices
+from pointsman.catalog.calibration_file import calibration_json
 from pointsman.cli import intents as commands
+from pointsman.decision.difficulty import Verdict
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Rows
 from pointsman.errors import CatalogError
@@ -28,11 +30,13 @@ from pointsman.review.markdown import diff_markdown
 from pointsman.review.price import Prices
 from pointsman.review.revisions import load_revision
 from pointsman.review.traffic import Labelled
-from pointsman.router.snapshot import Snapshot, build_snapshot
+from pointsman.router.snapshot import NOTHING_LEARNED, Learned, Snapshot, build_snapshot
 from pointsman.sections import Routing
 from pointsman.values.catalog import Catalog, Intent
+from test_promise import promise
 
 ROOT = Path(__file__).parent.parent
+ROUTING = Routing()
 WORKFLOW = ROOT / ".github" / "workflows" / "intents.yml"
 
 
@@ -62,18 +66,43 @@ def _catalog(**intents: tuple[str, Sequence[str]]) -> Catalog:
     )
 
 
-def _snapshot(catalog: Catalog, folder: Path) -> Snapshot:
-    return build_snapshot(catalog, EmbeddingCache(Words(), folder), Words.hash, Routing(), None)
+def _snapshot(
+    catalog: Catalog, folder: Path, routing: Routing = ROUTING, learned: Learned = NOTHING_LEARNED
+) -> Snapshot:
+    return build_snapshot(
+        catalog, EmbeddingCache(Words(), folder), Words.hash, routing, None, learned=learned
+    )
+
+
+class Scripted:
+    """A difficulty model that holds every prompt too hard."""
+
+    on, threshold = True, 0.1
+
+    def judge(self, row: Rows, text: str, intent: str | None) -> Verdict:
+        return Verdict(0.5, self.threshold, local=False, reason="")
+
+    def covers(self, intent: str | None) -> bool:
+        return True
 
 
 def _traffic(*pairs: tuple[str, str | None]) -> list[Labelled]:
     return [Labelled(text, intent, labelled=True) for text, intent in pairs]
 
 
-def _diffed(old: Catalog, new: Catalog, traffic: Sequence[Labelled], folder: Path, **more):
+def _diffed(
+    old: Catalog,
+    new: Catalog,
+    traffic: Sequence[Labelled],
+    folder: Path,
+    routing: Routing = ROUTING,
+    learned: Learned = NOTHING_LEARNED,
+    **more,
+):
     rows = Words().encode([item.text for item in traffic])
     renames = compare(old, new).renames
-    return diff_traffic(traffic, rows, _snapshot(old, folder), _snapshot(new, folder), renames, **more)
+    before, after = (_snapshot(catalog, folder, routing, learned) for catalog in (old, new))
+    return diff_traffic(traffic, rows, before, after, renames, **more)
 
 
 # --- what was edited
@@ -175,6 +204,32 @@ def test_an_empty_catalog_sends_everything_to_the_cloud(tmp_path: Path) -> None:
     found = _diffed(full, Catalog(), traffic, tmp_path)
     assert (found.before.local, found.after.local, found.labelled) == (len(REFUND), 0, 0)
     assert Diff("a", "b", compare(full, Catalog()), found).worse(0.0) == ()  # nobody can say
+
+
+def test_the_middle_tier_is_who_answers_on_it(tmp_path: Path) -> None:
+    catalog = _catalog(refund=("mid", REFUND), weather=("general", WEATHER))
+    traffic = _traffic((REFUND[1] + " please", "refund"), (REFUND[2] + " please", None))
+    for mid, target, local, wrong in (
+        ("specialist:big", "big", 2, 1),
+        ("cloud:other-model", "mid", 0, 0),
+    ):
+        found = _diffed(Catalog(), catalog, traffic, tmp_path, routing=Routing(mid=mid))
+        assert {flip.after.target for flip in found.flips} == {target}
+        assert (found.after.local, found.after.wrong_specialist) == (local, wrong)
+
+
+def test_what_was_learned_beside_the_exemplars_takes_part(tmp_path: Path) -> None:
+    catalog = _catalog(refund=("support", REFUND), weather=("general", WEATHER))
+    traffic = _traffic((REFUND[1] + " please", "refund"), (WEATHER[1] + " please", "weather"))
+    strict = Learned(promise(required_confidence=1.0))
+    found = _diffed(catalog, catalog, traffic, tmp_path, learned=strict)
+    assert (found.before.local, found.after.local) == (0, 0)
+    hard = Learned(difficulty=Scripted())
+    assert _diffed(catalog, catalog, traffic, tmp_path, learned=hard).after.local == 0
+    on_mid = _diffed(
+        catalog, catalog, traffic, tmp_path, learned=hard, routing=Routing(mid="specialist:general")
+    )
+    assert on_mid.after.local == 1  # what is for `general` has only the cloud above it
 
 
 def test_the_price_follows_what_the_cloud_answers(tmp_path: Path) -> None:
@@ -401,6 +456,24 @@ def _diff(repository: Path, *arguments: str, **settings: str) -> subprocess.Comp
         env=os.environ | {f"POINTSMAN_{key}": value for key, value in ours.items()},
         cwd=repository, capture_output=True, text=True, timeout=110, check=False,
     )  # fmt: skip
+
+
+def test_a_calibration_takes_part_and_a_revision_that_it_was_not_made_for_is_named(repository: Path) -> None:
+    for name in ("refund", "weather"):
+        write_intent(
+            repository / "intents", name, "support", REFUND if name == "refund" else [*WEATHER, "sleet"]
+        )
+    lines = [{"text": f"{text} please", "intent": "refund"} for text in REFUND]
+    (repository / "traffic.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    given = ["intents", "--traffic", "traffic.jsonl", "--json"]
+    free = json.loads(_diff(repository, *given).stdout)
+    assert free["notes"] == []
+    assert free["traffic"]["after"]["local"] > 0
+    (repository / "calibration.json").write_text(calibration_json(promise(required_confidence=1.0)))
+    bound = json.loads(_diff(repository, *given).stdout)
+    assert bound["traffic"]["after"]["local"] == 0
+    assert "for intents, calibration.json is stale" in bound["notes"][0]
+    assert "Note: for intents, calibration.json is stale" in _diff(repository, *given[:-1]).stdout
 
 
 def test_the_exit_status_tells_ci_what_traffic_thinks_of_the_change(repository: Path) -> None:

@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from builders import make_intent
 from harness import Site, write_intent, write_prices
 from pointsman.cli.evaluate import evaluate as evaluate_command
+from pointsman.cli.evaluate import explain as explain_command
+from pointsman.host.bundles import build_bundle
 from pointsman.host.offline import load_catalog, open_workbench
 from pointsman.review import metrics
 from pointsman.review.evaluate import Evaluation, evaluate, plain
@@ -26,7 +28,7 @@ from pointsman.review.metrics import NONE, Outcomes, Share
 from pointsman.review.price import Prices, price, prices_of, tokens_of
 from pointsman.review.traffic import Labelled
 from pointsman.settings import load
-from pointsman.values.catalog import CLOUD, MID, Catalog
+from pointsman.values.catalog import CLOUD, MID, Catalog, Mid
 from pointsman.values.decision import Evidence, Hardness
 from pointsman.values.price import ModelPrice, PriceList
 
@@ -253,6 +255,30 @@ def test_the_middle_tier_is_no_specialist() -> None:
     assert found.routing.local == Share(1, 2)
     assert found.routing.wrong_specialist == Share(1, 2)
     assert [pair.wrong_specialist for pair in found.confusions] == [False, True]
+
+
+def test_a_specialist_on_the_middle_tier_is_counted_as_the_specialist_that_it_is() -> None:
+    catalog = Catalog(intents=(make_intent("refund", "support"), make_intent("summary", MID)))
+    traffic = [Labelled("a", "refund", True), Labelled("b", None, True), Labelled("c", "refund", True)]
+    rows = np.array([[0.0], [1.0], [2.0]], np.float32)
+    for mid, local, wrong in (
+        (Mid(specialist="big"), 3, 2),
+        (Mid(specialist="support"), 3, 1),  # the same one answers
+        (Mid(model="m"), 1, 0),
+    ):
+        matcher = Scripted([("refund", 0.9, 0.9), *[("summary", 0.9, 0.9)] * 2], catalog)
+        found = evaluate(traffic, rows, matcher, "v1", mid=mid)
+        assert found.routing.local == Share(local, 3)
+        assert found.routing.wrong_specialist == Share(wrong, 3)
+        assert any("middle tier" in note for note in found.notes) == (mid.model is not None)
+
+
+def test_lines_that_are_exemplars_are_named_first() -> None:
+    traffic = [Labelled("Money  back", "refund", True), Labelled("hello", "refund", True)]
+    matcher = Scripted([("refund", 0.9, 0.9)] * 2)
+    found = evaluate(traffic, np.array([[0.0], [1.0]], np.float32), matcher, "v1")
+    assert found.notes[0].startswith("WARNING: 1 of 2 lines are exemplars themselves")
+    assert not any("WARNING" in note for note in judged(*MIXED).notes)
 
 
 # Price
@@ -532,6 +558,23 @@ def test_eval_names_the_version_that_decisions_carry(site: Site, run: Run) -> No
     with open_workbench(load()) as bench:
         expected = load_catalog(load()).digest(bench.encoder_hash)
     assert json.loads(run(GOOD, "--json").stdout)["catalog_version"] == expected
+
+
+def test_eval_and_explain_read_the_bundle_where_one_is_served(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_workbench(site.fill().settings()) as bench:
+        made = build_bundle(site.settings(), bench, site.root / "a.bundle")
+    write_intent(site.intents, "hours", "support", ["when do you open", "opening hours"])
+    monkeypatch.setenv("POINTSMAN_PATHS__BUNDLE", str(site.root / "a.bundle"))
+    found = json.loads(run(GOOD, "--json").stdout)
+    assert (found["catalog_version"], found["intents"]) == (made.version, 2)
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(explain_command)
+    explained = json.loads(CliRunner().invoke(app, ["when do you open", "--json"]).stdout)
+    assert {standing["intent"] for standing in explained["standings"]} == {"refund", "weather"}
+    (site.root / "a.bundle").write_bytes(b"x")
+    assert "a.bundle" in run(GOOD).stderr
 
 
 def test_outcomes_that_are_all_right_have_no_risk() -> None:

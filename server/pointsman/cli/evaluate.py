@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pointsman.cli.options import Config, read_prompt, write_text
-from pointsman.errors import PointsmanError, PreconditionError
+from pointsman.errors import PointsmanError
 
 if TYPE_CHECKING:
     from pointsman.review.evaluate import Evaluation
@@ -80,26 +80,25 @@ def explain(
 ) -> None:
     """Show why a prompt goes where it goes, and what would have to change."""
     from pointsman.host.logs import configure_logs
-    from pointsman.host.offline import learned_of, load_catalog, open_workbench
+    from pointsman.host.served import open_served
     from pointsman.review.explain import explain as explain_prompt
     from pointsman.review.explain import plain
     from pointsman.settings import load
 
     settings = load(config)
     configure_logs(settings.log.model_copy(update={"level": "error"}))
-    catalog = load_catalog(settings)
     prompt = read_prompt(text)
-    with open_workbench(settings) as bench:
-        learned, stale = learned_of(bench, catalog)
+    with open_served(settings) as served:
+        bench = served.bench
         explanation = explain_prompt(
             prompt,
-            bench.matcher(catalog, learned),
+            served.matcher,
             bench.embed,
-            lambda changed: bench.matcher(changed, learned),
+            lambda changed: bench.matcher(changed, served.learned),
             as_intent=as_intent,
             tokens=bench.tokens(prompt),
         )
-    explanation = replace(explanation, notes=(*explanation.notes, *stale))
+    explanation = replace(explanation, notes=(*explanation.notes, *served.notes))
     if as_json:
         print(json.dumps(plain(explanation), indent=2, ensure_ascii=False))
     else:
@@ -112,7 +111,7 @@ def _measure(
     """Return the evaluation, and which encoder it was made with."""
     from pointsman.catalog.prices_file import read_prices
     from pointsman.host.logs import configure_logs
-    from pointsman.host.offline import learned_of, load_catalog, open_workbench, snapshot_of
+    from pointsman.host.served import open_served
     from pointsman.review.evaluate import evaluate as evaluate_traffic
     from pointsman.review.price import prices_of
     from pointsman.review.traffic import check_intents, read_traffic
@@ -121,21 +120,18 @@ def _measure(
     settings = load(config)
     configure_logs(settings.log.model_copy(update={"level": "error"}))
     traffic = read_traffic(data, need_labels=True)
-    catalog = load_catalog(settings)
-    if not catalog.intents:
-        raise PreconditionError(f"{settings.paths.intents}/ holds no intents")
-    check_intents(traffic, {intent.name for intent in catalog.intents}, data)
-    with open_workbench(settings) as bench:
-        learned, stale = learned_of(bench, catalog)
-        snapshot = snapshot_of(bench, catalog, learned)
-        assert snapshot.matcher is not None  # noqa: S101 - the catalog has intents
+    with open_served(settings) as served:
+        bench, matcher = served.bench, served.matcher
+        check_intents(traffic, {intent.name for intent in matcher.catalog.intents}, data)
         rows = bench.embed([item.text for item in traffic])
         prices = prices_of(
             read_prices(settings.paths.prices), settings.cloud.model, input_tokens, output_tokens
         )
-        measured = evaluate_traffic(traffic, rows, snapshot.matcher, snapshot.version, prices)
+        measured = evaluate_traffic(
+            traffic, rows, matcher, served.version, prices, mid=settings.routing.mid_tier
+        )
         encoder = f"{settings.encoder.model} ({bench.encoder_hash[:12]})"
-    return replace(measured, notes=(*measured.notes, *stale)), encoder
+    return replace(measured, notes=(*measured.notes, *served.notes)), encoder
 
 
 def _missed(measured: "Evaluation", min_accuracy: float | None, max_wrong: float | None) -> list[str]:

@@ -320,11 +320,11 @@ def _compare(
     output_tokens: float,
 ) -> "Diff":
     from pointsman.catalog.prices_file import read_prices
+    from pointsman.host.offline import Workbench, learned_of, snapshot_of
     from pointsman.review.changes import compare
     from pointsman.review.diff import Diff, diff_traffic
     from pointsman.review.price import prices_of
     from pointsman.review.traffic import check_intents, read_traffic
-    from pointsman.router.snapshot import build_snapshot
 
     changes = compare(before.catalog, after.catalog)
     if traffic is None:
@@ -335,13 +335,17 @@ def _compare(
     exemplars = [t for side in (before, after) for i in side.intents for t in (*i.exemplars, *i.negatives)]
     rows = embedder.rows([*(item.text for item in prompts), *exemplars])[: len(prompts)]
     encoder, cache = embedder.load()
-    old, new = (
-        build_snapshot(side.catalog, cache, encoder.hash, settings.routing, settings.cloud.model or None)
-        for side in (before, after)
-    )
+    bench, snapshots, notes = Workbench(settings, cache, encoder), [], []
+    for side in (before, after):
+        learned, stale = learned_of(
+            bench, side.catalog
+        )  # as it would be served: with a promise that is stale, too
+        snapshots.append(snapshot_of(bench, side.catalog, learned))
+        notes += [f"for {side.name}, {note}" for note in stale]
+    old, new = snapshots
     prices = prices_of(read_prices(settings.paths.prices), settings.cloud.model, input_tokens, output_tokens)
     found = diff_traffic(prompts, rows, old, new, changes.renames, prices, examples)
-    return Diff(before.name, after.name, changes, found)
+    return Diff(before.name, after.name, changes, found, tuple(notes))
 
 
 def _plain_diff(found: "Diff", worse: Sequence[str]) -> dict[str, Any]:

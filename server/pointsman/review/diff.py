@@ -1,7 +1,7 @@
 """Two snapshots and traffic to what a change of intents does to it: which prompts flip, and what that is worth.
 
-Prompts are judged by similarity alone, one by one, without the rules of callers; where no intent is accepted
-the cloud answers.
+Prompts are judged as they are served, with what was learned beside the exemplars, but one by one and without the
+rules of callers; where no intent is accepted the cloud answers.
 """
 
 from collections import defaultdict
@@ -10,17 +10,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pointsman.catalog.targets import specialist_of
 from pointsman.embedding.encoder import Rows
 from pointsman.review.changes import Changes
 from pointsman.review.price import Price, Prices, price
 from pointsman.review.traffic import Labelled
 from pointsman.router.snapshot import Snapshot
-from pointsman.values.catalog import CLOUD
+from pointsman.values.catalog import CLOUD, MID
+from pointsman.values.decision import Evidence
+
+_NOT_LOCAL = {CLOUD, MID}
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a prompt goes. `intent` is None where none is accepted; `target` is a specialist or `cloud`."""
+    """Where a prompt goes.
+
+    intent: None where none is accepted
+    target: a specialist, that of the mid tier too; `cloud`; or `mid`, where a model of the cloud is the mid tier
+    """
 
     intent: str | None
     target: str
@@ -93,12 +101,13 @@ class TrafficDiff:
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """A whole comparison. `traffic` is None where none was given."""
+    """A whole comparison. `traffic` is None where none was given; `notes` say what figures do not allow for."""
 
     old: str
     new: str
     changes: Changes
     traffic: TrafficDiff | None
+    notes: tuple[str, ...] = ()
 
     def worse(self, tolerance: float) -> tuple[str, ...]:
         """Return in words what got worse; accuracy may drop by `tolerance`, a share of labelled prompts."""
@@ -161,34 +170,47 @@ def diff_traffic(
 
 def _judge(traffic: Sequence[Labelled], rows: Rows, snapshot: Snapshot, names: Mapping[str, str]) -> _Judged:
     """Judge prompts by one snapshot; `names` are those that it has for the labels of the other one."""
-    target_of = {intent.name: intent.target for intent in snapshot.catalog.intents}
+    target_of = {intent.name: _answering(intent.target, snapshot) for intent in snapshot.catalog.intents}
     asked: dict[str | None, Route] = {None: Route(None, CLOUD)}
     for label in {item.intent for item in traffic if item.intent is not None}:
         name = names.get(label, label)
         asked[label] = Route(name, target_of[name]) if name in target_of else Route(None, CLOUD)
-    routes = _routes(snapshot, rows)
+    routes = _routes(snapshot, rows, [item.text for item in traffic])
     pairs = list(zip(traffic, routes, strict=True))
     return _Judged(
         routes,
         [route.intent == asked[item.intent].intent if item.labelled else None for item, route in pairs],
-        [item.labelled and route.target not in {CLOUD, asked[item.intent].target} for item, route in pairs],
+        [
+            item.labelled and route.target not in _NOT_LOCAL | {asked[item.intent].target}
+            for item, route in pairs
+        ],
     )
 
 
-def _routes(snapshot: Snapshot, rows: Rows) -> list[Route]:
-    """Return where each of (n, d) unit rows goes."""
+def _routes(snapshot: Snapshot, rows: Rows, texts: Sequence[str]) -> list[Route]:
+    """Return where each of n prompts with unit rows (n, d) goes."""
     matcher = snapshot.matcher
     if matcher is None:
         return [Route(None, CLOUD)] * len(rows)
-    found = (matcher.match(row) for row in rows)
-    return [
-        Route(evidence.intent, evidence.target or CLOUD) if evidence.accepted else Route(None, CLOUD)
-        for evidence in found
-    ]
+    return [_route(matcher.judge(row, text), snapshot) for row, text in zip(rows, texts, strict=True)]
+
+
+def _route(evidence: Evidence, snapshot: Snapshot) -> Route:
+    if not evidence.accepted:
+        return Route(None, CLOUD)
+    target = _answering(evidence.target or CLOUD, snapshot)
+    if evidence.hardness is not None and not evidence.hardness.local:  # up a tier, as `decide` does it
+        above = _answering(MID, snapshot) if snapshot.setup.mid else CLOUD
+        target = above if above != target else CLOUD
+    return Route(evidence.intent, target)
+
+
+def _answering(target: str, snapshot: Snapshot) -> str:
+    return specialist_of(target, snapshot.setup.mid) or target
 
 
 def _standing(judged: _Judged, texts: Sequence[str], prices: Prices | None) -> Standing:
-    local = np.array([route.target != CLOUD for route in judged.routes], np.bool_)
+    local = np.array([route.target not in _NOT_LOCAL for route in judged.routes], np.bool_)
     return Standing(
         local=int(local.sum()),
         right=sum(value is True for value in judged.right),

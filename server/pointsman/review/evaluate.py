@@ -4,12 +4,14 @@ Prompts are judged by the matcher as it serves, one by one and without the rules
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 
+from pointsman.catalog.schema import normalise
+from pointsman.catalog.targets import specialist_of
 from pointsman.embedding.encoder import Rows
 from pointsman.review import metrics
 from pointsman.review.metrics import (
@@ -25,7 +27,7 @@ from pointsman.review.metrics import (
 from pointsman.review.price import Price, Prices, price
 from pointsman.review.traffic import Labelled
 from pointsman.router.snapshot import Matcher
-from pointsman.values.catalog import CLOUD, MID, Catalog
+from pointsman.values.catalog import CLOUD, MID, Catalog, Mid
 
 _NOT_LOCAL = {CLOUD, MID}
 _EXAMPLES = 3
@@ -105,14 +107,16 @@ def evaluate(
     catalog_version: str,
     prices: Prices | None = None,
     progress: Callable[[int, int], None] | None = None,
+    mid: Mid | None = None,
 ) -> Evaluation:
     """Judge labelled prompts with their unit rows (n, d); n is at least one, and every label is known.
 
-    `progress` is told prompts done and prompts in all.
+    `progress` is told prompts done and prompts in all; `mid` is who answers on the middle tier.
     """
     catalog = matcher.catalog
     judged = tuple(_judge(traffic, rows, matcher, progress))
-    outcomes = _outcomes(judged, catalog)
+    target_of = _targets(catalog, mid)
+    outcomes = _outcomes(judged, catalog, target_of)
     return Evaluation(
         catalog_version=catalog_version,
         intents=len(catalog.intents),
@@ -123,10 +127,14 @@ def evaluate(
         routing=metrics.routing(outcomes),
         price=price([item.text for item in judged], outcomes.local, prices) if prices else None,
         per_intent=metrics.per_intent(outcomes, [intent.name for intent in catalog.intents]),
-        confusions=_confusions(judged, catalog),
+        confusions=_confusions(judged, target_of),
         risk_coverage=metrics.risk_coverage(outcomes),
         reliability=metrics.reliability(outcomes),
-        notes=tuple(_notes(judged, catalog, priced=prices is not None)),
+        notes=(
+            *_note_exemplars(judged, catalog),
+            *_notes(judged, catalog, priced=prices is not None),
+            *_note_mid(catalog, mid),
+        ),
         judged=judged,
     )
 
@@ -171,12 +179,11 @@ def _judge(
             progress(done, len(traffic))
 
 
-def _outcomes(judged: Sequence[Judged], catalog: Catalog) -> Outcomes:
+def _outcomes(judged: Sequence[Judged], catalog: Catalog, target_of: Mapping[str | None, str]) -> Outcomes:
     number: dict[str | None, int] = {intent.name: i for i, intent in enumerate(catalog.intents)}
     number[None] = NONE
-    names = sorted({intent.target for intent in catalog.intents} - _NOT_LOCAL)
+    names = sorted(set(target_of.values()) - _NOT_LOCAL)
     targets = {name: i for i, name in enumerate(names)} | dict.fromkeys(_NOT_LOCAL, NONE)
-    target_of = _targets(catalog)
     return Outcomes(
         expected=np.array([number[item.expected] for item in judged], np.int64),
         best=np.array([number[item.best] for item in judged], np.int64),
@@ -189,14 +196,14 @@ def _outcomes(judged: Sequence[Judged], catalog: Catalog) -> Outcomes:
     )
 
 
-def _targets(catalog: Catalog) -> dict[str | None, str]:
-    """Return who answers each intent; what asks for none of them is the cloud's."""
-    return {intent.name: intent.target for intent in catalog.intents} | {None: CLOUD}
+def _targets(catalog: Catalog, mid: Mid | None) -> dict[str | None, str]:
+    """Return who answers each intent, a specialist on the middle tier by its name; no intent is the cloud's."""
+    targets: dict[str | None, str] = {None: CLOUD}
+    return targets | {i.name: specialist_of(i.target, mid) or i.target for i in catalog.intents}
 
 
-def _confusions(judged: Sequence[Judged], catalog: Catalog) -> tuple[Confusion, ...]:
+def _confusions(judged: Sequence[Judged], target_of: Mapping[str | None, str]) -> tuple[Confusion, ...]:
     """Return the confused pairs, the most frequent first."""
-    target_of = _targets(catalog)
     pairs: dict[tuple[str | None, str | None], list[Judged]] = defaultdict(list)
     for item in judged:
         if item.chosen != item.expected:
@@ -247,7 +254,20 @@ def _notes(judged: Sequence[Judged], catalog: Catalog, *, priced: bool) -> Itera
         )
     if hard := sum(item.hard for item in judged):
         yield f"Prompts that leave their specialist because the difficulty model holds them too hard for it: {hard}."
-    if any(intent.target == MID for intent in catalog.intents):
-        yield "What the middle tier answers is counted, and priced, as if the cloud did."
     if not priced:
         yield "No price of the cloud's model is known (prices.yaml): cost is left out."
+
+
+def _note_exemplars(judged: Sequence[Judged], catalog: Catalog) -> Iterator[str]:
+    """Say that figures on exemplars are in-sample ones."""
+    exemplars = {normalise(text) for intent in catalog.intents for text in intent.exemplars}
+    if seen := sum(normalise(item.text) in exemplars for item in judged):
+        yield (
+            f"WARNING: {seen} of {len(judged)} lines are exemplars themselves, each its own nearest neighbour: these "
+            "figures are better than new prompts will fare. Take held-out traffic."
+        )
+
+
+def _note_mid(catalog: Catalog, mid: Mid | None) -> Iterator[str]:
+    if specialist_of(MID, mid) is None and any(intent.target == MID for intent in catalog.intents):
+        yield "What the middle tier answers is counted, and priced, as if the cloud did."

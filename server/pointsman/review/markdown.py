@@ -41,6 +41,7 @@ def diff_markdown(diff: Diff, worse: Sequence[str]) -> str:
         lines += ["No traffic was given, so nothing is known of what the change does to prompts."]
     else:
         lines += _traffic(diff.traffic, worse)
+    lines += [f"\nNote: {note}" for note in diff.notes]
     return "\n".join([*lines, ""])
 
 
