@@ -213,7 +213,8 @@ class Cloud:
 
     `behaviours` are taken in order, one a request; the last one stays. A behaviour is a status code, or
     "ok", "hang" (accept and say nothing), "half" (break off within the answer), "silent" (an empty stream), "mute" (no usage),
-    "filtered" (its content filter ends the answer).
+    "filtered" (its content filter ends the answer), "pings" and "empty" (comments or deltas without text for ever), "thinks"
+    (says its thoughts for a second and more before it answers).
     """
 
     def __init__(self, *behaviours: int | str, words: tuple[str, ...] = ("from", " the", " cloud")) -> None:
@@ -264,6 +265,10 @@ class Cloud:
                 if behaviour == "garbage":
                     self.wfile.write(b"data: {not json\n\n")
                     return
+                if behaviour in {"pings", "empty", "thinks"}:
+                    self._idle(behaviour)
+                    if behaviour != "thinks":
+                        return
                 if behaviour == "null choices":
                     self._send({"choices": None})
                     return
@@ -287,6 +292,19 @@ class Cloud:
                     if behaviour != "mute":
                         self._send({"choices": [], "usage": usage})
                     self.wfile.write(b"data: [DONE]\n\n")
+                except OSError:
+                    cloud.closed_early.set()
+
+            def _idle(self, behaviour: str) -> None:
+                field = "reasoning_content" if behaviour == "thinks" else "content"
+                delta = {"role": "assistant", field: "hm" if behaviour == "thinks" else ""}
+                try:
+                    for _ in range(12 if behaviour == "thinks" else 300):
+                        if behaviour == "pings":
+                            self.wfile.write(b": ping\n\n")
+                        else:
+                            self._send({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+                        time.sleep(0.1)
                 except OSError:
                     cloud.closed_early.set()
 

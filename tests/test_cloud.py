@@ -94,7 +94,7 @@ async def test_a_failing_cloud_is_a_clear_error(site: Site, behaviour, code, say
 async def test_a_429_says_when_to_come_back(site: Site) -> None:
     with Cloud(429) as cloud:
         async with running(_settings(site, cloud), engines=False) as server:
-            assert "try again in 0.0 s" in explain(await _fails(server))
+            assert "try again in 0.1 s" in explain(await _fails(server))  # it says 0.01, which is at once
 
 
 async def test_a_cloud_that_says_nothing_is_given_up_after_its_timeout(site: Site) -> None:
@@ -104,6 +104,26 @@ async def test_a_cloud_that_says_nothing_is_given_up_after_its_timeout(site: Sit
             error = await _fails(server)
             assert error.code() is grpc.StatusCode.UNAVAILABLE
             assert "in time" in error.details()
+
+
+@pytest.mark.parametrize("behaviour", ["pings", "empty"])
+async def test_a_cloud_that_keeps_the_connection_alive_and_says_nothing_is_given_up_too(
+    site: Site, behaviour: str
+) -> None:
+    with Cloud(behaviour) as cloud:
+        settings = _settings(site, cloud, first_token_timeout_s=0.5)
+        async with running(settings, engines=False) as server:
+            error = await _fails(server)
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+            assert "sent no token for 0.5 s" in error.details()
+            await until(cloud.closed_early.is_set, 5.0)
+
+
+async def test_a_cloud_that_thinks_before_it_answers_is_waited_for(site: Site) -> None:
+    with Cloud("thinks") as cloud:
+        settings = _settings(site, cloud, first_token_timeout_s=0.8)
+        async with running(settings, engines=False) as server:
+            assert (await collect(server.client.generate(FAR, CLOUD)))[0] == "from the cloud"
 
 
 async def test_a_cloud_that_nobody_runs_cannot_be_reached(site: Site) -> None:

@@ -391,3 +391,11 @@ def test_the_health_of_a_catalog_has_every_problem():
     assert [(p.file, p.line, p.field, p.value, p.message) for p in found.problems] == [
         (p.file, p.line, p.field, p.value, p.message) for p in PROBLEMS
     ]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-12, -1.0])
+def test_nobody_is_told_to_come_back_at_once(seconds: float) -> None:
+    info = error_details_pb2.RetryInfo()
+    details = status_of(OverloadedError("full", retry_after_s=seconds)).details
+    assert any(detail.Unpack(info) for detail in details)
+    assert info.retry_delay.ToMilliseconds() == 100

@@ -1,7 +1,8 @@
 """The OpenAI chat-completions protocol, spoken to local engines and the cloud alike."""
 
+import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx2
 import openai
 from openai.types.chat import ChatCompletionChunk
+from openai.types.chat.chat_completion_chunk import ChoiceDelta
 
 from pointsman.errors import BackendDownError, InvalidRequestError, OverloadedError, PointsmanError
 from pointsman.generation.backend import Question, Stream
@@ -31,6 +33,8 @@ class _Sending:
 
     again: Again | None
     sent: int = 0
+    at: float = 0.0
+    """When the last one was sent, by the clock of the loop."""
 
     @property
     def retries(self) -> int:
@@ -60,8 +64,12 @@ class ChatClient:
         retries: int,
         limit_field: str = "max_tokens",
     ) -> None:
-        """Speak to `base_url`; `name` is what errors call it. No connection is made yet."""
+        """Speak to `base_url`; `name` is what errors call it. No connection is made yet.
+
+        read_s: the longest wait for the first token, and from one to the next, whatever else is sent meanwhile
+        """
         self._name = name
+        self._read_s = read_s
         self._model = model
         self._limit_field = limit_field
         timeout = httpx2.Timeout(read_s, connect=connect_s)
@@ -103,14 +111,16 @@ class ChatClient:
                 _sending.reset(entered)
             response = raw.parse()
             async with response:
-                async for chunk in response:
-                    if chunk.usage is not None:
-                        usage = _usage(chunk)
+                chunks, due = aiter(response), sending.at + self._read_s
+                while chunk := await self._next(chunks, due, sending, finished=finish is not None):
+                    usage = _usage(chunk) or usage
                     for choice in chunk.choices or ():
                         if choice.delta and choice.delta.content:
                             yield Token(choice.delta.content, _logprob(choice))
                         if choice.finish_reason:
                             finish = _FINISH.get(choice.finish_reason, FinishReason.STOP)
+                        if choice.finish_reason or _says(choice.delta):
+                            due = asyncio.get_running_loop().time() + self._read_s
         except openai.APIError as error:
             told = self._translate(error)
             told.retries = sending.retries
@@ -124,6 +134,19 @@ class ChatClient:
             why = f"{self._name} ended its stream without finishing the answer"
             raise sending.failed(why, _DEFAULT_RETRY_S)
         yield Finished(finish, usage, raw.retries_taken)
+
+    async def _next(
+        self, chunks: AsyncIterator[ChatCompletionChunk], due: float, sending: _Sending, *, finished: bool
+    ) -> ChatCompletionChunk | None:
+        """Return the next chunk, None after the last. Comments keep a connection alive, not an answer."""
+        try:
+            async with asyncio.timeout_at(due):
+                return await anext(chunks, None)
+        except TimeoutError:
+            if finished:  # what follows is nothing that anybody waits for
+                return None
+            why = f"{self._name} sent no token for {self._read_s:g} s: it did not answer in time"
+            raise sending.failed(why, _DEFAULT_RETRY_S) from None
 
     def _arguments(self, question: Question) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -182,10 +205,19 @@ async def _before(_: httpx2.Request) -> None:
     sending.sent += 1
     if sending.sent > 1 and sending.again is not None:
         await sending.again()
+    sending.at = asyncio.get_running_loop().time()
 
 
-def _usage(chunk: ChatCompletionChunk) -> Usage:
-    assert chunk.usage is not None  # noqa: S101 - narrowed by the caller
+def _says(delta: ChoiceDelta | None) -> bool:
+    """Return whether a piece brings an answer on: by text, or by thoughts, which have no field of their own."""
+    if delta is None:
+        return False
+    return bool(delta.content or delta.refusal or delta.tool_calls or any((delta.model_extra or {}).values()))
+
+
+def _usage(chunk: ChatCompletionChunk) -> Usage | None:
+    if chunk.usage is None:
+        return None
     details = chunk.usage.prompt_tokens_details
     cached = (details.cached_tokens or 0) if details else 0
     return Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens, cached)

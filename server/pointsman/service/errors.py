@@ -35,6 +35,8 @@ from pointsman.errors import (
 DOMAIN = "pointsman"
 # Errors travel as HTTP/2 metadata, which clients accept up to 8 KiB of.
 _MAX_MESSAGE, _MAX_DETAIL, _MAX_VIOLATIONS = 1024, 160, 16
+_SHORTEST_RETRY_S = 0.1
+"""Whoever is told to come back at once does, and finds things as they were."""
 INTERNAL_MESSAGE = "internal error; the server's log has it under this request id"
 
 CODES: dict[type[PointsmanError], grpc.StatusCode] = {
@@ -81,7 +83,7 @@ def _details(error: BaseException) -> Sequence[ProtobufMessage]:
     details: list[ProtobufMessage] = [error_details_pb2.ErrorInfo(reason=_upper_snake(reason), domain=DOMAIN)]
     if isinstance(error, OverloadedError | BackendDownError) and error.retry_after_s is not None:
         delay = Duration()
-        delay.FromNanoseconds(int(error.retry_after_s * 1e9))
+        delay.FromNanoseconds(int(max(error.retry_after_s, _SHORTEST_RETRY_S) * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(error, InvalidRequestError):
         details.append(_bad_request([(error.field, str(error))]))
