@@ -167,7 +167,7 @@ def test_the_scripted_conversations_that_the_rule_was_chosen_on_are_routed_well(
 def test_half_of_the_scripted_conversations_change_the_topic(split) -> None:
     scripts = read_scripts(FOLDER / f"{split}.yaml")
     changing = [said for said in scripts.values() if any(turn.kind == CHANGE for turn in said)]
-    assert len(scripts) >= 24
+    assert len(scripts) >= 40
     assert len(changing) * 2 == len(scripts)
 
 
