@@ -164,6 +164,12 @@ async def test_a_specialist_in_use_is_not_removed_and_a_free_one_is(site: Site, 
             await catalog.RemoveSpecialist(catalog_pb2.RemoveSpecialistRequest(name="support"))
         assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "refund" in raised.value.details()
+        await catalog.DeleteIntent(catalog_pb2.DeleteIntentRequest(name="weather"))
+        with pytest.raises(grpc.aio.AioRpcError) as raised:  # no intent's target any more, but the settings'
+            await catalog.RemoveSpecialist(catalog_pb2.RemoveSpecialistRequest(name="general"))
+        assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "'general' is still the target of routing.general_specialist" in raised.value.details()
+        assert await _answer(server, "general")
         await catalog.RegisterSpecialist(_message("spare"))
         assert await _answer(server, "spare")
         await catalog.RemoveSpecialist(catalog_pb2.RemoveSpecialistRequest(name="spare"))

@@ -51,7 +51,7 @@ def test_zero_intents_are_a_catalog_without_problems(folders):
 
 
 def test_missing_folders_are_empty_ones(tmp_path):
-    catalog = FileStore(tmp_path / "no", tmp_path / "where").load()
+    catalog = FileStore(tmp_path / "no", tmp_path / "where", general="general").load()
     assert (catalog.intents, catalog.specialists, catalog.problems) == ((), (), ())
 
 
@@ -652,3 +652,25 @@ def test_the_default_general_specialist_is_shipped(shipped):
 def test_the_schema_that_editors_use_is_current(name):
     text = (ROOT / "docs" / "schema" / name).read_text(encoding="utf-8")
     assert text == schemas()[name], "run `pointsman schema`"
+
+
+# The general specialist
+
+
+def test_the_general_specialist_outlives_its_file_and_is_named(tmp_path):
+    intents, specialists = tmp_path / "intents", tmp_path / "specialists"
+    store = FileStore(intents, specialists, general="general")
+    file = write_specialist(specialists, "general.yaml", name="general")
+    write_specialist(specialists, "spare.yaml", name="spare")
+    assert store.load().problems == ()
+    for name in ("general", "spare"):
+        (specialists / f"{name}.yaml").unlink()
+    for _ in range(2):
+        catalog = store.load()
+        assert [s.name for s in catalog.specialists] == ["general"]
+        (problem,) = catalog.problems
+        assert (problem.file, problem.value) == ("specialists/general.yaml", "general")
+        assert "still the target of routing.general_specialist; it keeps serving" in problem.message
+    write_specialist(specialists, "other.yaml", name="general")
+    assert store.load().problems == ()
+    assert not file.exists()

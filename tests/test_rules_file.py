@@ -340,10 +340,13 @@ def test_rules_serve_as_soon_as_their_specialist_does(files):
     assert ([rule.to for rule in catalog.rules], catalog.problems) == (["specialist:slots"], ())
 
 
-@pytest.mark.parametrize("to", ["specialist:support", "mid"])
-def test_a_specialist_whose_file_is_deleted_serves_while_rules_name_it(files, to):
+@pytest.mark.parametrize(
+    ("to", "mid", "users"),
+    [("specialist:support", None, "rule a"), ("mid", Mid(specialist="support"), "rule a, routing.mid")],
+)
+def test_a_specialist_whose_file_is_deleted_serves_while_rules_name_it(files, to, mid, users):
     files.rules.write_text(f"rules:\n  - {{name: a, to: '{to}'}}\n")
-    store = files.again(Mid(specialist="support"))
+    store = files.again(mid)
     store.load()
     files.support.unlink()
     for _ in range(2):
@@ -351,9 +354,9 @@ def test_a_specialist_whose_file_is_deleted_serves_while_rules_name_it(files, to
         assert [s.name for s in catalog.specialists] == ["support"]
         assert [rule.to for rule in catalog.rules] == [to]
         (problem,) = catalog.problems
-        assert "file is gone, but still the target of rule a; it keeps serving" in problem.message
+        assert f"file is gone, but still the target of {users}; it keeps serving" in problem.message
     files.rules.unlink()
-    assert store.load().specialists == ()
+    assert len(store.load().specialists) == (mid is not None)
 
 
 def test_a_rule_loses_its_place_with_a_specialist_that_takes_another_name(files):
@@ -365,10 +368,13 @@ def test_a_rule_loses_its_place_with_a_specialist_that_takes_another_name(files)
     assert (problem.field, problem.value) == ("rules.3.to", "specialist:support")
 
 
-def test_users_of_a_specialist_are_the_intents_and_rules_that_lead_to_it():
+def test_users_of_a_specialist_are_the_intents_rules_and_settings_that_lead_to_it():
     intents = (make_intent("a", "x"), make_intent("b", MID), make_intent("c", CLOUD))
     rules = (Rule("d", "specialist:x"), Rule("e", "mid"), Rule("f", "local"), Rule("g", "cloud"))
-    assert users_of(intents, rules, Mid(specialist="y")) == {"x": ["a", "rule d"], "y": ["b", "rule e"]}
+    assert users_of(intents, rules, Mid(specialist="y"), "x") == {
+        "x": ["a", "rule d", "routing.general_specialist"],
+        "y": ["b", "rule e", "routing.mid"],
+    }
     assert users_of(intents, rules, Mid(model="m")) == {"x": ["a", "rule d"]}
 
 

@@ -1,7 +1,7 @@
 """Intents, specialists and rules in files as a store of catalogs: what is good serves, what is not is named.
 
 A file that breaks keeps serving its last good content; a name belongs to the file that serves it; a
-specialist that intents or rules still name outlives its file. So no edit takes away what already works.
+specialist that intents, rules or settings still name outlives its file. So no edit takes away what already works.
 """
 
 import os
@@ -43,12 +43,15 @@ class FileStore:
         specialists_dir: Path,
         rules_file: Path | None = None,
         mid: Mid | None = None,
+        general: str | None = None,
     ) -> None:
+        """Read nothing yet. `mid` and `general` are what the settings name: files that they need are needed."""
         self.intents_dir = intents_dir
         self.specialists_dir = specialists_dir
         self.rollouts = Rollouts(specialists_dir)
         self._rules = RulesSource(rules_file)
         self._mid = mid
+        self._general = general
         self._entries: dict[Path, _Entry] = {}
         self._holders: dict[tuple[str, str], Path] = {}
 
@@ -77,7 +80,7 @@ class FileStore:
 
         kept = self._with_targets(intents, targets, problems)
         rules = self._rules.load(targets, problems)
-        users = users_of((_intent(loaded) for loaded in kept.values()), rules, self._mid)
+        users = users_of((_intent(loaded) for loaded in kept.values()), rules, self._mid, self._general)
         for name in sorted(set(users) & set(gone) - names):
             path, specialist = gone[name]
             specialists[path] = specialist

@@ -45,11 +45,17 @@ def specialist_of(target: str, mid: Mid | None) -> str | None:
     return None if target == CLOUD else target
 
 
-def users_of(intents: Iterable[Intent], rules: Iterable[Rule], mid: Mid | None) -> dict[str, list[str]]:
-    """Return who needs each specialist, by the specialist's name: names of intents, then rules."""
+def users_of(
+    intents: Iterable[Intent], rules: Iterable[Rule], mid: Mid | None, general: str | None = None
+) -> dict[str, list[str]]:
+    """Return who needs each specialist, by the specialist's name: names of intents, then rules, then settings.
+
+    general: who answers where no intent fits
+    """
     needed = [(intent.name, specialist_of(intent.target, mid)) for intent in intents]
     of_mid = specialist_of(MID, mid)
     needed += [(f"rule {r.name}", of_mid if r.to == MID else r.specialist) for r in rules]
+    needed += [("routing.mid", of_mid), ("routing.general_specialist", general)]
     users: dict[str, list[str]] = {}
     for user, specialist in needed:
         if specialist is not None:

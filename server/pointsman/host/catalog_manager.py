@@ -224,13 +224,14 @@ class CatalogManager:
 
         Raises:
             UnknownNameError: there is none of that name.
-            PreconditionError: intents or rules still target it.
+            PreconditionError: intents, rules or settings still name it.
 
         """
 
         async def remove() -> str:
-            catalog, mid = self.catalog, self._router.snapshot.setup.mid
-            if users := users_of(catalog.intents, catalog.rules, mid).get(name):
+            catalog, setup = self.catalog, self._router.snapshot.setup
+            users = users_of(catalog.intents, catalog.rules, setup.mid, setup.general_specialist).get(name)
+            if users and catalog.specialist(name) is not None:
                 message = f"specialist {name!r} is still the target of {', '.join(users)}; change or delete them first"
                 raise PreconditionError(message)
             await asyncio.to_thread(self._store.catalogs.delete, "specialist", name)

@@ -117,8 +117,9 @@ def snapshot_of(bench: Workbench, catalog: Catalog, learned: Learned) -> Snapsho
 
 def file_store(settings: Settings) -> FileStore:
     """Return the store of the configured folders."""
-    paths = settings.paths
-    return FileStore(paths.intents, paths.specialists, paths.rules, settings.routing.mid_tier)
+    paths, routing = settings.paths, settings.routing
+    general = routing.general_specialist or None
+    return FileStore(paths.intents, paths.specialists, paths.rules, routing.mid_tier, general)
 
 
 @contextmanager
