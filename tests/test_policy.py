@@ -547,6 +547,61 @@ def test_a_policy_that_breaks_or_goes_leaves_the_gate_as_it_was(tmp_path: Path, 
     assert source.gate.redacted("a@acme-corp.com") == "a@acme-corp.com"
 
 
+def test_a_policy_that_must_be_there_ends_a_start_without_it(tmp_path: Path, rules_cache: Path) -> None:
+    with pytest.raises(ConfigError, match=r"paths\.policy: .*no such file, and policy\.required is set"):
+        PolicySource(tmp_path / "policy.yaml", rules_cache, required=True)
+    assert not PolicySource(tmp_path / "policy.yaml", rules_cache).there
+
+
+def test_a_policy_that_goes_is_a_problem_until_it_is_back(
+    tmp_path: Path, rules_cache: Path, log_lines: list[dict[str, object]]
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("actions: {email: redact}")
+    source = PolicySource(path, rules_cache, required=True)
+    assert source.problem == ""
+    path.unlink()
+    source.look()
+    source.look()
+    assert "No such file" in source.problem
+    assert source.gate.redacted("a@acme-corp.com") == "[EMAIL_1]"
+    path.write_text("actions: {email: nothing}")
+    source.look()
+    assert "actions.email" in source.problem
+    path.write_text("actions: {iban: redact}")
+    source.look()
+    assert source.problem == ""
+    events = [line["event"] for line in log_lines]
+    assert events == ["policy.gone", "policy.refused", "policy.loaded"]
+
+
+def test_a_disk_without_room_for_the_rules_refuses_a_policy_until_there_is_some(
+    tmp_path: Path, log_lines: list[dict[str, object]]
+) -> None:
+    path, cache = tmp_path / "policy.yaml", tmp_path / "cache"
+    cache.write_text("where a folder should be")
+    path.write_text("actions: {email: redact}")
+    source = PolicySource(path, cache)
+    path.write_text("actions: {email: redact, secret: refuse}")
+    source.look()
+    source.look()
+    assert source.problem == f"{cache}: File exists"
+    assert source.gate.redacted(f"a@acme-corp.com {TOKEN}") == f"[EMAIL_1] {TOKEN}"
+    cache.unlink()
+    source.look()
+    assert source.problem == ""
+    assert source.gate.redacted(f"a@acme-corp.com {TOKEN}") == "[EMAIL_1] [SECRET_1]"
+    events = [line["event"] for line in log_lines]
+    assert events == ["policy.refused", "policy.loaded"]  # it is said once
+
+
+def test_a_disk_without_room_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("actions: {secret: refuse}")
+    (tmp_path / "cache").write_text("where a folder should be")
+    with pytest.raises(ConfigError, match=r"paths\.policy: .*cache: File exists"):
+        PolicySource(tmp_path / "policy.yaml", tmp_path / "cache")
+
+
 def test_a_policy_that_cannot_be_used_ends_the_start(tmp_path: Path, rules_cache: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("actions: {email: nothing}")

@@ -298,6 +298,15 @@ class Ledger(_Section):
     )
 
 
+class Policy(_Section):
+    """What may leave; it stands in the file that `paths.policy` names."""
+
+    required: bool = Field(
+        False,
+        description="whether a start without the policy file is refused; without it everything may leave",
+    )
+
+
 class Audit(_Section):
     """The record of what was decided about each conversation, and of what left."""
 

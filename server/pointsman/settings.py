@@ -29,6 +29,7 @@ from pointsman.sections import (
     Ledger,
     Log,
     Paths,
+    Policy,
     Registration,
     Routing,
     Server,
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     cloud: Cloud = Cloud()
     cascade: Cascade = Cascade()
     shadow: Shadow = Shadow()
+    policy: Policy = Policy()
     audit: Audit = Audit()
     ledger: Ledger = Field(default_factory=Ledger)
     telemetry: Telemetry = Telemetry()

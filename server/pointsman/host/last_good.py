@@ -17,25 +17,31 @@ _LOOK_EVERY_S = 0.5
 class LastGood:
     """One file, and what is done with its content. For what guards: a file that goes must not open anything."""
 
-    def __init__(self, name: str, path: Path, take: Callable[[Path], int]) -> None:
+    def __init__(self, name: str, path: Path, take: Callable[[Path], int], *, required: str = "") -> None:
         """Take the file up if there is one; `take` reads it, and returns how many things it states.
 
+        required: the setting by which it must be there; empty: it need not
+
         Raises:
-            ConfigError: it is there, and cannot be used; names the setting, `paths.NAME`.
+            ConfigError: it is there, and cannot be used, or is not and must; names the setting, `paths.NAME`.
 
         """
         self._name = name
         self._path = path
         self._take = take
         self._signature: tuple[int, ...] | None = None
-        with suppress(FileNotFoundError):
-            try:
-                self._signature = signature_of(path)
-                take(path)
-            except (CatalogError, ConfigError) as error:
-                raise ConfigError(f"paths.{name}: {error}") from None
-            except PermissionError as error:
-                raise ConfigError(f"paths.{name}: {path}: {error.strerror}") from None
+        self.problem = ""
+        """Why what serves is not what the file says; empty while it is, and where there never was one."""
+        try:
+            self._signature = signature_of(path)
+            take(path)
+        except FileNotFoundError:
+            if required:
+                raise ConfigError(f"paths.{name}: {path}: no such file, and {required} is set") from None
+        except (CatalogError, ConfigError) as error:
+            raise ConfigError(f"paths.{name}: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"paths.{name}: {error.filename or path}: {error.strerror}") from None
 
     @property
     def there(self) -> bool:
@@ -56,14 +62,24 @@ class LastGood:
         except OSError as error:
             if self._signature is not None:
                 _log.error(f"{self._name}.gone", error=error.strerror, serves="what it said last")
+                self.problem = f"{self._path}: {error.strerror}"
             self._signature = None
             return
         if signature == self._signature:
             return
-        self._signature = signature
         try:
             stated = self._take(self._path)
         except (CatalogError, ConfigError) as error:
-            _log.error(f"{self._name}.refused", error=str(error), serves="what it said last")
+            self._refuse(str(error))
+        except OSError as error:  # a full disk may have room again: it is tried until it can be used
+            self._refuse(f"{error.filename or self._path}: {error.strerror}")
             return
-        _log.info(f"{self._name}.loaded", stated=stated)
+        else:
+            self.problem = ""
+            _log.info(f"{self._name}.loaded", stated=stated)
+        self._signature = signature
+
+    def _refuse(self, why: str) -> None:
+        if why != self.problem:
+            _log.error(f"{self._name}.refused", error=why, serves="what it said last")
+        self.problem = why

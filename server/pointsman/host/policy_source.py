@@ -12,18 +12,20 @@ from pointsman.policy.gate import Gate
 class PolicySource(LastGood):
     """The policy file. One that breaks or goes leaves the gate as it was: never open."""
 
-    def __init__(self, path: Path, cache: Path, known: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, path: Path, cache: Path, known: Callable[[], bool] = lambda: True, *, required: bool = False
+    ) -> None:
         """Read the file, and load what finds what it is about.
 
         known: whether callers show who they are
 
         Raises:
-            ConfigError: it is there, and cannot be used, or the extra `policy` is missing.
+            ConfigError: it is there, and cannot be used, or the extra `policy` is missing; or it must be there.
 
         """
         self.gate = Gate(known=known)
         self._cache = cache
-        super().__init__("policy", path, self._apply)
+        super().__init__("policy", path, self._apply, required="policy.required" if required else "")
 
     def _apply(self, path: Path) -> int:
         policy = read_policy(path)

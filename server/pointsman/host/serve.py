@@ -35,6 +35,7 @@ from pointsman.ledger.recorder import Recorder
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.router.router import Router
 from pointsman.router.worker import EncoderWorker
+from pointsman.sections import Audit as AuditSettings
 from pointsman.sections import Telemetry as TelemetrySettings
 from pointsman.service.doors import Doors
 from pointsman.service.server import GrpcServer, ensure_free, ensure_safe
@@ -102,19 +103,10 @@ async def open_core(
         pool = EnginePool(settings.engine, store, tasks)
         ending.callback(pool.stop)
         ending.callback(store.close)  # first of all: what still fetches would keep the others waiting
-        audit = settings.audit
-        log = (
-            await asyncio.to_thread(AuditLog, audit.folder, audit.key.get_secret_value())
-            if audit.folder
-            else None
-        )
-        auditor = Auditor(log)
+        auditor = await asyncio.to_thread(_auditor, settings.audit)
         ending.push_async_callback(asyncio.to_thread, auditor.close)
-        policy = await asyncio.to_thread(
-            PolicySource, settings.paths.policy, settings.paths.cache / "secret-rules", known
-        )
-        if cloud is not None and not policy.there:
-            _log.warning("policy.none", path=str(settings.paths.policy), leaves="whatever is for the cloud")
+        policy = await asyncio.to_thread(_policy, settings, known)
+        metrics.watch_files({"policy": lambda: policy.problem, "prices": lambda: prices.problem})
         ledger = telemetry = None
         if keep:
             ledger, telemetry = await asyncio.to_thread(_books, settings, policy)
@@ -240,6 +232,23 @@ async def serve(
         finally:
             if close_metrics is not None:
                 await asyncio.to_thread(close_metrics)
+
+
+def _auditor(settings: AuditSettings) -> Auditor:
+    return Auditor(AuditLog(settings.folder, settings.key.get_secret_value()) if settings.folder else None)
+
+
+def _policy(settings: Settings, known: Callable[[], bool]) -> PolicySource:
+    cache = settings.paths.cache / "secret-rules"
+    policy = PolicySource(settings.paths.policy, cache, known, required=settings.policy.required)
+    if settings.cloud.model and not policy.there:
+        _log.warning(
+            "policy.none",
+            path=str(settings.paths.policy),
+            leaves="whatever is for the cloud",
+            unless="policy.required is set: then a start without the file is refused",
+        )
+    return policy
 
 
 def _books(settings: Settings, policy: PolicySource) -> "tuple[LedgerWriter | None, Telemetry | None]":

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,9 @@ class Metrics:
         )
         self._exemplars = Gauge("catalog_exemplars", "Exemplars that serve.", **labels)
         self._intents = Gauge("catalog_intents", "Intents that serve.", **labels)
+        self._stale = Gauge(
+            "file_stale", "1 while a file that broke or went serves as it was.", ["file"], **labels
+        )
         self._problems = Gauge("catalog_problems", "Problems of refused files.", **labels)
         self._reloads = Counter("catalog_reloads", "Catalogs taken into use.", **labels)
         self._encoder_waiting = Gauge(
@@ -199,6 +203,11 @@ class Metrics:
         self._encoder_waiting.set_function(encoder_waiting)
         self.registry.register(_EngineCollector(engines))
 
+    def watch_files(self, problems: Mapping[str, Callable[[], str]]) -> None:
+        """Read whether what serves is what a file says, by its name, whenever the metrics are asked for."""
+        for name, problem in problems.items():
+            self._stale.labels(name).set_function(partial(_one_if, problem))
+
     def watch_trials(self, trials: Callable[[], Mapping[str, Trial]]) -> None:
         """Read how new versions of specialists do whenever the metrics are asked for."""
         self.registry.register(_TrialCollector(trials))
@@ -210,6 +219,10 @@ class Metrics:
     def watch_ledger(self, ledger: LedgerWriter) -> None:
         """Read the ledger's counts whenever the metrics are asked for."""
         self.registry.register(_LedgerCollector(ledger))
+
+
+def _one_if(problem: Callable[[], str]) -> float:
+    return float(bool(problem()))
 
 
 class _SkippedCollector(Collector):
