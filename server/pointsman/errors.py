@@ -29,6 +29,7 @@ class PointsmanError(Exception):
 
     public: what callers are told where that is less than the whole
     logged: what the log is told, where the whole may quote a prompt
+    said: what a backend of others said of it, which may quote a prompt: for logs that hold prompts
     retries: times that the cloud was asked again before it failed for good; None where it was not asked
     """
 
@@ -36,6 +37,7 @@ class PointsmanError(Exception):
     retries: int | None = None
     public = ""
     logged = ""
+    said = ""
 
 
 class ConfigError(PointsmanError):
@@ -144,7 +146,7 @@ def for_callers(error: BaseException) -> str:
 
 
 def for_log(error: BaseException) -> str:
-    """Return what the log is told of an error: nothing that a backend may quote of a prompt."""
+    """Return what the log is told of an error, where it holds no prompts: nothing that a backend may quote of one."""
     return getattr(error, "logged", "") or str(error)
 
 

@@ -21,6 +21,25 @@ _FINISH = {
     "length": FinishReason.LENGTH,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
+_TOO_LONG = "refuses the conversation, which may be too long for it"
+_REFUSALS = {
+    400: _TOO_LONG,
+    401: "does not let this service in",
+    403: "does not let this service in",
+    404: "has not what it was asked for",
+    413: _TOO_LONG,
+    422: _TOO_LONG,
+    429: "is asked too much",
+}
+"""What callers are told of a status: what an endpoint itself says may name accounts, keys and addresses."""
+_HINTS = {
+    301: "it sends elsewhere, where no conversation is sent; check cloud.base_url",
+    401: "it refuses our key; check cloud.api_key",
+    403: "it refuses our key; check cloud.api_key",
+    404: "check cloud.base_url and cloud.model",
+}
+_HINTS |= dict.fromkeys((302, 303, 307, 308), _HINTS[301])
+_MOST_SAID = 300
 _DEFAULT_RETRY_S = 1.0
 _LONGEST_RETRY_S = 3600.0
 
@@ -63,12 +82,15 @@ class ChatClient:
         read_s: float,
         retries: int,
         limit_field: str = "max_tokens",
+        ours: bool = False,
     ) -> None:
         """Speak to `base_url`; `name` is what errors call it. No connection is made yet.
 
+        ours: whether it is an engine of this service, whose words callers may read
         read_s: the longest wait for the first token, and from one to the next, whatever else is sent meanwhile
         """
         self._name = name
+        self._ours = ours
         self._read_s = read_s
         self._model = model
         self._limit_field = limit_field
@@ -82,6 +104,7 @@ class ChatClient:
             limits=limits,
             trust_env=not loopback,
             verify=not loopback,
+            follow_redirects=False,  # 307 and 308 would send the conversation to another host
             event_hooks={"request": [_before]},
         )
         self._client = openai.AsyncOpenAI(
@@ -177,25 +200,34 @@ class ChatClient:
             return BackendDownError(f"{self._name} did not answer in time", retry_after_s=_DEFAULT_RETRY_S)
         if isinstance(error, openai.APIConnectionError):
             return BackendDownError(
-                f"{self._name} cannot be reached: {error.__cause__ or error}", retry_after_s=_DEFAULT_RETRY_S
+                f"{self._name} cannot be reached: {error.__cause__ or error}",
+                retry_after_s=_DEFAULT_RETRY_S,
+                public=f"{self._name} cannot be reached",
             )
         if isinstance(error, openai.APIStatusError):
             return self._translate_status(error)
-        return BackendDownError(f"{self._name} failed within the answer: {error.message}")
+        said = str(error.message)[:_MOST_SAID]
+        failed = BackendDownError(f"{self._name} failed within the answer{f': {said}' if self._ours else ''}")
+        failed.said = said
+        return failed
 
     def _translate_status(self, error: openai.APIStatusError) -> PointsmanError:
-        status = error.status_code
-        if status in {401, 403}:  # what it says of the key is not for callers
-            message = f"{self._name} answered {status} to our key; check cloud.api_key"
-            return BackendDownError(message, permanent=True)
-        said = f"{self._name} answered {status}: {_message(error.body)}"
+        status, said = error.status_code, _message(error.body)
+        hint = "" if self._ours else _HINTS.get(status, "")
+        whole = f"{self._name} answered {status}{f': {said}' if self._ours else ''}{hint and f' ({hint})'}"
+        told: PointsmanError
         if status == 429:
-            return OverloadedError(said, _retry_after(error.response.headers))
-        if status == 404:
-            return BackendDownError(f"{said}; check cloud.base_url and cloud.model", permanent=True)
-        if status in {400, 413, 422}:
-            return InvalidRequestError("messages", said, logged=f"{self._name} answered {status}")
-        return BackendDownError(said, retry_after_s=_retry_after(error.response.headers))
+            told = OverloadedError(whole, _retry_after(error.response.headers))
+        elif status in {400, 413, 422}:
+            told = InvalidRequestError("messages", whole, logged=f"{self._name} answered {status}")
+        elif status in _HINTS:
+            told = BackendDownError(whole, permanent=True)
+        else:
+            told = BackendDownError(whole, retry_after_s=_retry_after(error.response.headers))
+        told.said = said
+        if not self._ours:
+            told.public = f"{self._name} {_REFUSALS.get(status, 'failed')} ({status})"
+        return told
 
 
 async def _before(_: httpx2.Request) -> None:
@@ -236,7 +268,7 @@ def _message(body: object) -> str:
     if isinstance(body, Mapping):
         inner = body.get("error", body)
         if isinstance(inner, Mapping) and inner.get("message"):
-            return str(inner["message"])[:300]
+            return str(inner["message"])[:_MOST_SAID]
     return "no reason given"  # what has another shape may quote the prompt
 
 

@@ -323,7 +323,14 @@ class EngineProcess:
             return LlamaClient(self.name, self.url, self._key, connect_s=_CONNECT_S, read_s=read_s)
         model = self.spec.model.name
         return ChatClient(
-            self.name, f"{self.url}/v1", model, self._key, connect_s=_CONNECT_S, read_s=read_s, retries=0
+            self.name,
+            f"{self.url}/v1",
+            model,
+            self._key,
+            connect_s=_CONNECT_S,
+            read_s=read_s,
+            retries=0,
+            ours=True,
         )
 
     async def _watch_health(self) -> None:

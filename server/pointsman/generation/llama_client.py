@@ -271,7 +271,7 @@ class LlamaClient:
             reason = "no reason given"
         said = f"{self._name} answered {status}: {reason}"
         if status in {400, 413, 422}:
-            return InvalidRequestError("messages", said)
+            return InvalidRequestError("messages", said, logged=f"{self._name} answered {status}")
         if status == 429:
             return OverloadedError(said, _RETRY_S)
         return BackendDownError(said, retry_after_s=_RETRY_S)

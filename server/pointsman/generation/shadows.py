@@ -20,7 +20,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from pointsman.decision.compare import agreement, judged
-from pointsman.errors import BackendDownError, PointsmanError, PolicyError
+from pointsman.errors import BackendDownError, PointsmanError, PolicyError, for_log
 from pointsman.generation.answer import Answer
 from pointsman.generation.backend import Question
 from pointsman.generation.cloud import Cloud
@@ -116,7 +116,7 @@ class Shadows:
             row = await self._row(answer, specialist, egress)
         except PointsmanError as error:
             self.skipped["policy" if isinstance(error, PolicyError) else "failed"] += 1
-            _log.info("shadow.failed", request_id=answer.request.request_id, error=str(error))
+            _log.info("shadow.failed", request_id=answer.request.request_id, error=for_log(error))
             return
         except Exception as error:  # noqa: BLE001 - nobody waits for it, and nothing may end with it
             self.skipped["failed"] += 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from pointsman.decision.trial import Course, Verdict, judge
-from pointsman.errors import PointsmanError
+from pointsman.errors import PointsmanError, for_log
 from pointsman.generation.likeness import Likeness
 from pointsman.values.catalog import Catalog, Output, Rollout, Specialist
 from pointsman.values.request import Request
@@ -153,7 +153,7 @@ class Trials:
             if given.said is not None:
                 same = await self._likeness.of(given.output, given.said, text)
         except PointsmanError as error:  # a full queue is nobody's failure; a dead engine is found elsewhere
-            _log.info("rollout.shadow_skipped", specialist=stage.rollout.name, error=str(error))
+            _log.info("rollout.shadow_skipped", specialist=stage.rollout.name, error=for_log(error))
             return
         self._count(stage, candidate=False, success=given.success)
         self._count(stage, candidate=True, success=success)

@@ -131,7 +131,11 @@ class Recorder:
             local.fail(error)
             error.noted = True
             _log.warning(
-                "generate.failed", **subject, **_fields(story.decision), pieces=story.pieces, error=for_log(error)
+                "generate.failed",
+                **subject,
+                **_fields(story.decision),
+                pieces=story.pieces,
+                error=self._why(error, request),
             )
             raise
         except Exception:
@@ -206,6 +210,12 @@ class Recorder:
             confidence=None if done.confidence is None else round(done.confidence, 4),
             shortfall=str(done.shortfall) if done.shortfall else None,
         )
+
+    def _why(self, error: PointsmanError, request: Request) -> str:
+        """Return what the log is told of an error; what a backend said of it, where prompts are logged too."""
+        if self._log_prompts is None or not error.said:
+            return for_log(error)
+        return f"{for_log(error)}: {self._log_prompts(error.said, request.caller)}"
 
     def _subject(self, request: Request) -> dict[str, object]:
         subject: dict[str, object] = {"request_id": request.request_id}

@@ -86,7 +86,7 @@ def _details(error: BaseException) -> Sequence[ProtobufMessage]:
         delay.FromNanoseconds(int(max(error.retry_after_s, _SHORTEST_RETRY_S) * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     if isinstance(error, InvalidRequestError):
-        details.append(_bad_request([(error.field, str(error))]))
+        details.append(_bad_request([(error.field, for_callers(error))]))
     if isinstance(error, CatalogError):
         details.append(_bad_request([(p.field, str(p)) for p in error.problems]))
     if isinstance(error, UnknownNameError):

@@ -163,6 +163,7 @@ class Engine:
             connect_s=5.0,
             read_s=_TIMEOUT_S,
             retries=0,
+            ours=True,
         )
         try:
             yield client
