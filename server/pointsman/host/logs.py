@@ -14,7 +14,8 @@ def configure_logs(settings: LogSettings) -> None:
     """Send our log lines, and warnings of libraries, to stderr."""
     pretty = settings.format == "pretty" or (settings.format == "auto" and sys.stderr.isatty())
     renderers: list[structlog.types.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Not those of rich, which show the local variables of each frame: prompts, answers, tokens of callers.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if pretty
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(sort_keys=False)]
     )
