@@ -22,6 +22,7 @@ def write_adapter(
     drop_b: bool = False,
     rank_b: int | None = None,
     rename: str = "",
+    base_sha256: str = "",
 ) -> str:
     """Write an adapter over the value projections; returns its sha256."""
     writer = gguf.GGUFWriter(path, architecture)
@@ -29,6 +30,8 @@ def write_adapter(
     writer.add_string("adapter.type", kind)
     if alpha is not None:
         writer.add_float32("adapter.lora.alpha", alpha)
+    if base_sha256:
+        writer.add_string("pointsman.base_sha256", base_sha256)
     random = np.random.default_rng(seed)
     for tensor in gguf.GGUFReader(base).tensors:
         if not tensor.name.endswith("attn_v.weight"):

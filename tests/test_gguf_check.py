@@ -1,12 +1,15 @@
 """Files that an engine would swallow in silence, or die of, are refused by name and reason."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
 from adapters import write_adapter
+from harness import Site, running, write_specialist
 from pointsman.errors import ArtifactError
 from pointsman.generation.gguf_check import check_adapter, check_base
 
@@ -58,6 +61,53 @@ def test_what_is_no_gguf_is_refused_as_base_and_as_adapter(
         check_base(path)
     with pytest.raises(ArtifactError, match="gguf"):
         check_adapter(path, base_model)
+
+
+def _write_base(path: Path, inputs: int, outputs: int) -> Path:
+    """Write a base of one weight."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("blk.0.attn_v.weight", np.zeros((outputs, inputs), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_an_adapter_for_a_base_of_the_same_kind_and_another_size_is_refused(tmp_path: Path) -> None:
+    small = _write_base(tmp_path / "small.gguf", 32, 16)
+    write_adapter(tmp_path / "adapter.gguf", small)
+    check_adapter(tmp_path / "adapter.gguf", small)
+    for inputs, outputs in ((64, 16), (32, 8)):
+        other = _write_base(tmp_path / f"{inputs}-{outputs}.gguf", inputs, outputs)
+        with pytest.raises(ArtifactError, match=r"maps 32 to 16, .* is the adapter for another base\?"):
+            check_adapter(tmp_path / "adapter.gguf", other)
+
+
+def test_an_adapter_that_names_its_base_is_refused_over_any_other(tmp_path: Path) -> None:
+    base = _write_base(tmp_path / "base.gguf", 32, 16)
+    sha256 = hashlib.sha256(base.read_bytes()).hexdigest()
+    write_adapter(tmp_path / "named.gguf", base, base_sha256=sha256)
+    write_adapter(tmp_path / "silent.gguf", base)
+    for name in ("named.gguf", "silent.gguf"):
+        check_adapter(tmp_path / name, base, sha256)
+        check_adapter(tmp_path / name, base)  # merged into the same model of another precision, say
+    check_adapter(tmp_path / "silent.gguf", base, "ab" * 32)
+    with pytest.raises(ArtifactError, match=r"named\.gguf: pointsman\.base_sha256 is .* over another base"):
+        check_adapter(tmp_path / "named.gguf", base, "ab" * 32)
+
+
+async def test_a_server_refuses_an_adapter_that_was_trained_over_another_base(
+    site: Site, base_model: Path
+) -> None:
+    site.fill()
+    sha256 = write_adapter(site.specialists / "other.gguf", base_model, base_sha256="ab" * 32)
+    adapter = {"uri": "file:other.gguf", "sha256": sha256}
+    write_specialist(site.specialists, "other", adapter=adapter)
+    async with running(site.settings()) as server:
+        (problem,) = server.core.catalogs.catalog.problems
+        assert problem.value == "other"
+        assert "trained over another base" in problem.message
 
 
 def test_a_file_cut_short_anywhere_is_refused(base_model: Path, tmp_path: Path) -> None:

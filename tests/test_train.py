@@ -19,6 +19,7 @@ from adapters import write_adapter
 from pointsman.errors import ArtifactError, CatalogError, ConfigError
 from pointsman.host.training import keep_baselines, kept_baselines
 from pointsman.training.agreement import Agreement, check_agreement
+from pointsman.training.base import tokenise
 from pointsman.training.card import Card
 from pointsman.training.engine import Answer
 from pointsman.training.evaluate import Confidence, Figures, measure
@@ -99,6 +100,29 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b'{"user": "\xff", "answer": "a"}\n')
     with pytest.raises(CatalogError, match=r"a\.jsonl:1: not a line of JSON"):
         read_examples(path)
+
+
+class Words:
+    """A tokenizer whose tokens are words; its template adds two."""
+
+    eos_token_id = 0
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> str:
+        return " ".join(["<|begin|>", *(message["content"] for message in messages), "<|assistant|>"])
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": [len(word) for word in text.split()]}
+
+
+def test_rows_of_too_many_tokens_are_refused_by_line(tmp_path: Path) -> None:
+    long = [row(1), row(2, user="two " * 7), row(3), row(4, answer="four " * 11)]
+    data = read_examples(write_rows(tmp_path / "d.jsonl", long))
+    # Two of the template, "Add.", the prompt, the answer and its end.
+    assert [len(tokens) for tokens in tokenise(Words(), data.examples, "d.jsonl", 18)] == [8, 12, 8, 18]
+    with pytest.raises(CatalogError) as raised:
+        tokenise(Words(), data.examples, "d.jsonl", 11)
+    assert [(p.line, p.value) for p in raised.value.problems] == [(2, "12 tokens"), (4, "18 tokens")]
+    assert "d.jsonl:2: longer than 11 tokens (--max-tokens)" in str(raised.value)
 
 
 def test_duplicates_are_dropped_and_counted_but_other_answers_are_not(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 import yaml
 
-from harness import Site, collect, running
+from harness import BASE_SHA256, Site, collect, running
 from pointsman.client import constraints
-from pointsman.errors import ConfigError
+from pointsman.errors import ArtifactError, ConfigError
 from pointsman.generation.gguf_check import check_adapter
 from pointsman.training.base import Base, Tokens
 from pointsman.training.export import permute_rows, write_adapter
@@ -158,6 +159,35 @@ def test_ctrl_c_keeps_a_checkpoint_to_go_on_from(tiny: Base, tmp_path: Path) -> 
     assert done == [4, 5, 6, 7, 8]
 
 
+def test_ctrl_c_within_a_look_at_the_held_out_examples_loses_no_look(
+    tiny: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, recipe, path = _rows(), Recipe(rank=4, epochs=3, batch=5), tmp_path / "c.pt"
+    model = add_adapter(tiny, recipe)
+    start = {n: p.detach().clone() for n, p in trainable(model).items()}
+    whole = train(tiny, model, rows[:20], rows[20:], recipe, path, "f", _ignore)
+    assert [judged.step for judged in whole.judged] == [3, 6, 9, 12]
+    load_weights(model, start)
+    forward, looks = tiny.model.model.forward, 0
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal looks
+        looks += not tiny.model.training
+        if looks == 3:  # each look at four short rows takes two: what they share, and the rows
+            raise KeyboardInterrupt
+        return forward(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny.model.model, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny, model, rows[:20], rows[20:], recipe, path, "f", _ignore)
+    load_weights(model, start)
+    resumed = train(tiny, model, rows[:20], rows[20:], recipe, path, "f", _ignore, resume=True)
+    assert resumed.judged == whole.judged
+    for name, weight in whole.weights.items():
+        assert weight.equal(resumed.weights[name]), name
+
+
 def test_a_checkpoint_of_other_data_is_refused(tiny: Base, tmp_path: Path) -> None:
     rows, recipe, path = _rows(), Recipe(rank=4, epochs=1), tmp_path / "c.pt"
     model = add_adapter(tiny, recipe)
@@ -212,7 +242,10 @@ def test_the_exported_adapter_has_every_weight_and_permutes_q_and_k_alone(tiny: 
     weights = {name: p.detach().clone() for name, p in trainable(model).items()}
     base, path = _tiny_gguf(tmp_path / "base.gguf"), tmp_path / "adapter.gguf"
     write_adapter(path, weights, 32.0, "tiny", base)
-    check_adapter(path, base)
+    sha256 = hashlib.sha256(base.read_bytes()).hexdigest()
+    check_adapter(path, base, sha256)
+    with pytest.raises(ArtifactError, match="another base"):
+        check_adapter(path, base, "ab" * 32)
     reader = gguf.GGUFReader(path)
     assert reader.fields["adapter.lora.alpha"].contents() == 32.0
     assert reader.fields["general.type"].contents() == "adapter"
@@ -261,27 +294,37 @@ HELD_OUT = [
 ]
 
 
-def _command(site: Site, *more: str) -> subprocess.CompletedProcess[str]:
+def _words(site: Site, *more: str) -> list[str]:
     config = site.root / "pointsman.yaml"
     folders = {"intents": site.intents, "specialists": site.specialists, "cache": site.root / "cache"}
     config.write_text(yaml.safe_dump({"paths": {key: str(path) for key, path in folders.items()}}))
     for name, rows in (("train", EXAMPLES), ("eval", HELD_OUT)):
         (site.root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = ("--data", str(site.root / "train.jsonl"), "--eval", str(site.root / "eval.jsonl"))
-    return subprocess.run(
-        [sys.executable, "-m", "pointsman", "train", "capitals", *data, "--config", str(config), *more],
-        capture_output=True,
-        text=True,
-        timeout=480,
-        check=False,
-    )
+    return [sys.executable, "-m", "pointsman", "train", "capitals", *data, "--config", str(config), *more]
+
+
+def _command(site: Site, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_words(site, *more), capture_output=True, text=True, timeout=480, check=False)
+
+
+def _stopped(site: Site, *more: str) -> str:
+    """Begin a training, press Ctrl-C after its first step; returns what it said."""
+    with subprocess.Popen(_words(site, *more), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("training, step 1 "):
+                process.send_signal(signal.SIGINT)
+    assert process.returncode == 130, said
+    return "".join(said)
 
 
 def _check_what_is_written(site: Site, base_model: Path, result: Any) -> None:
     assert result.returncode == 0, result.stderr
     adapter = site.specialists / "adapters" / "capitals.gguf"
-    check_adapter(adapter, base_model)
-    assert "few-shot:" in result.stderr
+    check_adapter(adapter, base_model, BASE_SHA256)
     assert "| adapter | 2 |" in result.stdout
     card = (site.specialists / "adapters" / "capitals.card.md").read_text()
     facts = yaml.safe_load(card.split("---\n")[1])
@@ -297,14 +340,20 @@ def _check_what_is_written(site: Site, base_model: Path, result: Any) -> None:
 
 @pytest.mark.model
 @pytest.mark.timeout(540)
-async def test_a_dozen_examples_become_an_adapter_that_a_server_answers_with(
+async def test_a_dozen_examples_become_an_adapter_that_a_server_answers_with_stopped_and_resumed(
     site: Site, base_model: Path
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests ignore it, what they start would too
     # 12 examples, one of them kept out: two steps.
     (site.specialists / "adapters").mkdir(parents=True)
     (site.specialists / "adapters" / "capitals.gguf").write_bytes(b"an older one")
     sizes = ("--epochs", "1", "--batch", "6", "--rank", "4", "--threads", "1")
-    result = await asyncio.to_thread(_command, site, *sizes, "--overwrite")
+    said = await asyncio.to_thread(_stopped, site, *sizes, "--overwrite")
+    assert "few-shot:" in said
+    assert "the same command with --resume goes on from here" in said
+    result = await asyncio.to_thread(_command, site, *sizes, "--overwrite", "--resume")
+    assert "few-shot:" not in result.stderr  # kept from before
+    assert "step 1 of 2" not in result.stderr
     await asyncio.to_thread(_check_what_is_written, site, base_model, result)
     site.fill()
     async with running(site.settings()) as server:

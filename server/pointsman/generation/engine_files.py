@@ -35,7 +35,7 @@ def fetch_and_check(store: ArtifactStore, specialist: Specialist) -> ModelFiles:
     if specialist.adapter is None:
         return ModelFiles(specialist, base, None)
     adapter = store.fetch(specialist.adapter.artifact)
-    check_adapter(adapter, base)
+    check_adapter(adapter, base, specialist.base.sha256)
     check_scale(adapter, specialist.adapter.scale)
     return ModelFiles(specialist, base, adapter)
 

@@ -15,6 +15,8 @@ import numpy as np
 
 from pointsman.errors import ArtifactError
 
+BASE_SHA256 = "pointsman.base_sha256"
+"""Header field of an adapter that `pointsman train` wrote: the sha256 of the base file that it was trained over."""
 _MAGIC = b"GGUF"
 _ADAPTER_TYPES = {"F32", "F16", "BF16", "Q8_0"}
 _LARGEST_VALUE = 1e3
@@ -63,16 +65,17 @@ def _check_base(path: Path) -> BaseModel:
 
 
 @lru_cache(maxsize=256)
-def check_adapter(path: Path, base_path: Path) -> None:
-    """Check a LoRA adapter against its base.
+def check_adapter(path: Path, base_path: Path, base_sha256: str = "") -> None:
+    """Check a LoRA adapter against its base; `base_sha256` is that of the base, if it is to be the very same file.
 
     Raises:
-        ArtifactError: wrong kind, architecture, shape, rank or type, no alpha, or values that are not finite.
+        ArtifactError: wrong kind, architecture, shape, rank or type, no alpha, values that are not finite, or
+            trained over another file, where its header tells.
 
     """
     base = check_base(base_path)
     with _damage_named(path):
-        _check_adapter(path, base)
+        _check_adapter(path, base, base_sha256)
 
 
 @lru_cache(maxsize=256)
@@ -94,8 +97,13 @@ def check_scale(path: Path, scale: float) -> None:
         )
 
 
-def _check_adapter(path: Path, base: BaseModel) -> None:
+def _check_adapter(path: Path, base: BaseModel, base_sha256: str) -> None:
     reader = open_gguf(path)
+    over = _field(reader, BASE_SHA256)
+    if base_sha256 and over not in {None, base_sha256}:
+        raise ArtifactError(
+            f"{path.name}: {BASE_SHA256} is {over!r}, the base's is {base_sha256!r}: it was trained over another base"
+        )
     for key, wanted in (
         ("general.type", "adapter"),
         ("adapter.type", "lora"),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.errors import ArtifactError
-from pointsman.generation.gguf_check import check_adapter, open_gguf
+from pointsman.generation.gguf_check import BASE_SHA256, check_adapter, open_gguf
 
 _PERMUTED = {"llama": ("q_proj", "k_proj")}
 _PEFT_PREFIX = "base_model.model."
@@ -35,7 +35,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_adapter(path: Path, weights: dict[str, Any], alpha: float, name: str, base: Path) -> None:
-    """Write PEFT's weights (fp32 tensors by PEFT's names) as an F16 adapter over the base.
+    """Write PEFT's weights (fp32 tensors by PEFT's names) as an F16 adapter over the base, whose sha256 it names.
 
     Raises:
         ArtifactError: the base has no such weights, or the adapter would not be served.
@@ -58,6 +58,7 @@ def write_adapter(path: Path, weights: dict[str, Any], alpha: float, name: str, 
         writer.add_string("adapter.type", "lora")
         writer.add_string("general.name", name)
         writer.add_float32("adapter.lora.alpha", alpha)
+        writer.add_string(BASE_SHA256, sha256_of(base))
         for peft_name, tensor in weights.items():
             module, half = _split(peft_name)
             target = names.get_name(module, try_suffixes=())

@@ -238,6 +238,8 @@ class _Training:
         began, before = perf_counter(), self._seconds
         saved = began
         try:
+            if self._is_due():  # an earlier sitting ended within that look
+                self._judge()
             for rows in self._rows_to_come():
                 if self._progress() >= 1:
                     break
@@ -245,7 +247,7 @@ class _Training:
                 now = perf_counter()
                 self._seconds = before + now - began
                 watch(Step(self._step, self._total, self._loss, self._left_s()))
-                if self._step % self._judge_every() == 0 and self._step < self._total:
+                if self._is_due():
                     self._judge()
                 if now - saved > _SAVE_EVERY_S:
                     self.save()
@@ -342,13 +344,15 @@ class _Training:
         minutes = self._recipe.minutes
         return left if minutes is None else min(left, max(0.0, 60 * minutes - self._seconds))
 
-    def _judge_every(self) -> int:
-        return max(1, min(self._a_pass, self._total // 4))
+    def _is_due(self) -> bool:
+        """Whether this step is one to look at the held-out examples after, the last one aside."""
+        every = max(1, min(self._a_pass, self._total // 4))
+        return 0 < self._step < self._total and self._step % every == 0
 
     def _judge(self) -> None:
         """Look at the held-out examples, and keep the weights if they are the best so far."""
         if self._judged and self._judged[-1].step == self._step:
-            return  # resumed at its end
+            return  # before a sitting ended
         loss, right = judge(self._base, self._model, self._held, self._prefix)
         judged = Judged(self._step, self._loss, loss, right)
         best = max(((j.right, -j.loss) for j in self._judged), default=(-1.0, 0.0))
