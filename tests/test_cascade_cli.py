@@ -20,7 +20,7 @@ from pointsman.host.offline import load_catalog, open_workbench
 from pointsman.review.cascade import figures_on, fit_cascade, is_held_out, read_answers
 from pointsman.settings import Settings
 from pointsman.v1 import router_pb2
-from pointsman.values.catalog import Catalog
+from pointsman.values.catalog import Catalog, Specialist
 
 SENTIMENT = {"format": "choice", "choices": ["positive", "negative"]}
 
@@ -213,6 +213,56 @@ async def test_a_server_takes_the_file_up_and_says_where_it_is_stale(site: Site)
         assert snapshot.snapshot.cascade is not None  # the last good one
 
 
+async def test_a_candidate_is_fitted_before_it_is_the_live_version(site: Site) -> None:
+    config, settings = write_config(site.fill()), site.settings()
+    text = await asyncio.to_thread(fitted, site, settings, 600)
+    (site.root / "cascade.json").write_text(text)
+    candidate = write_specialist(site.root / "new", "support", system_prompt="Another one.")
+    options = ["--config", str(config)]
+    promote = ["specialists", "promote", "support", *options]
+
+    def run(*words: str) -> str:
+        ran = CliRunner().invoke(app, words)
+        assert ran.exit_code == 0, (ran.output, ran.exception)
+        return ran.output
+
+    begun = await asyncio.to_thread(run, *promote, "--candidate", str(candidate))
+    assert "fitted for the live version of support, not for the candidate" in begun
+    assert "--specialist support@next" in begun
+    both = write_answers(site.root / "answers.jsonl").read_text()
+    both += write_answers(site.root / "next.jsonl", specialist="support@next").read_text()
+    (site.root / "answers.jsonl").write_text(both)
+    answers = ["--data", str(site.root / "answers.jsonl"), *options]
+    await asyncio.to_thread(run, "cascade", "fit", *answers, "--out", str(site.root / "both.json"))
+    shown = await asyncio.to_thread(
+        run, "cascade", "report", *answers, "--model", str(site.root / "both.json")
+    )
+    assert "support@next" in shown
+    async with running(settings, engines=False, watch=True) as server:
+
+        def judged(name: str, version: Specialist | None) -> bool:
+            learned = server.core.answers._router.snapshot.cascade
+            assert learned is not None
+            return version is not None and learned.model(name, version.answers_hash) is not None
+
+        catalog = server.core.catalogs.catalog
+        assert judged("support", catalog.specialist("support"))
+        rollout = catalog.rollout("support")
+        assert rollout is not None
+        assert not judged("support@next", rollout.candidate)
+        (site.root / "both.json").rename(site.root / "cascade.json")
+        await until(lambda: judged("support@next", rollout.candidate))
+        for _ in range(3):
+            said = await asyncio.to_thread(run, *promote)
+            assert "not for the candidate" not in said
+        await until(lambda: not server.core.catalogs.catalog.rollouts)
+        live = server.core.catalogs.catalog.specialist("support")
+        assert live is not None
+        assert live.system_prompt == "Another one."
+        assert judged("support", live)
+        assert server.core.catalogs.catalog.problems == ()
+
+
 @pytest.mark.model
 async def test_the_engine_is_held_to_a_choice_and_to_a_schema_on_repair(site: Site, base_model: Path) -> None:
     site.fill()
@@ -262,12 +312,13 @@ async def test_a_real_answer_that_is_not_sure_enough_moves_to_the_cloud(site: Si
 
 
 @pytest.mark.model
-def test_collect_asks_the_engine_and_labels_what_it_says(
-    site: Site, base_model: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("constrained", ["always", "repair", "never"])
+def test_collect_asks_the_engine_as_serving_does_and_labels_what_it_says(
+    site: Site, base_model: Path, constrained: str
 ) -> None:
     config = write_config(site.fill())
     write_specialist(
-        site.specialists, "mood", output=SENTIMENT | {"constrained": "always"}, max_output_tokens=8
+        site.specialists, "mood", output=SENTIMENT | {"constrained": constrained}, max_output_tokens=8
     )
     data = site.root / "known.jsonl"
     lines = [{"user": f"I feel {i}", "answer": "positive", "system": "-"} for i in ("good", "bad")]
@@ -280,6 +331,6 @@ def test_collect_asks_the_engine_and_labels_what_it_says(
     answers = read_answers(out, catalog)
     assert [answer.prompt for answer in answers] == ["I feel good", "I feel bad"]
     for answer in answers:
-        assert answer.answer in {"positive", "negative"}
+        assert (answer.answer in {"positive", "negative"}) == (constrained != "never")
         assert answer.right == (answer.answer == "positive")
         assert answer.logprobs

@@ -16,14 +16,12 @@ from pointsman.catalog.files import dump, read, read_document, validate
 from pointsman.catalog.schema import SpecialistFile
 from pointsman.catalog.write import guard_writes, replace_file
 from pointsman.errors import CatalogError, PreconditionError
-from pointsman.values.catalog import Problem, Rollout, Specialist
+from pointsman.values.catalog import NEXT, Problem, Rollout, Specialist
 from pointsman.values.rollout import Past, Stage, Tally
 
 _FOLDER = "rollouts"
 _PREVIOUS = "previous"
 _REJECTED = "rejected"
-_MARK = "@next"
-"""No specialist's own name holds it: engines tell the candidate from the live version by it."""
 
 
 class _Strict(BaseModel):
@@ -104,7 +102,7 @@ def _tally(tally: Tally) -> dict[str, int]:
 
 def marked(candidate: Specialist) -> Specialist:
     """Return a version under the name by which engines tell it from the live one."""
-    return replace(candidate, name=f"{candidate.name}{_MARK}")
+    return replace(candidate, name=f"{candidate.name}{NEXT}")
 
 
 def unmarked(rollout: Rollout) -> Specialist:

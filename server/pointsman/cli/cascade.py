@@ -30,7 +30,7 @@ Answers = Annotated[
 @cascade.command()
 def collect(
     data: Annotated[Path, typer.Option(help='Prompts with their answers, JSONL: {"user": …, "answer": …}.')],
-    specialist: Annotated[str, typer.Option(help="Who answers them.")],
+    specialist: Annotated[str, typer.Option(help="Who answers them; NAME@next: its candidate.")],
     out: Annotated[Path, typer.Option(help="Labelled answers to write.")] = Path("answers.jsonl"),
     limit: Annotated[int, typer.Option(min=0, help="Prompts to ask, the first ones; 0: all.")] = 0,
     add: Annotated[bool, typer.Option("--add", help="Add to the file instead of replacing it.")] = False,
@@ -93,7 +93,7 @@ def fit(
         if not 0 < value < 1:
             raise ConfigError(f"{name}: must lie between 0 and 1 (got {value})")
     settings = _settings(config)
-    catalog = load_catalog(settings)
+    catalog = load_catalog(settings).with_candidates
     fitted = fit_cascade(read_answers(data, catalog), catalog, risk, confidence, calibration_share)
     path = out or settings.paths.cascade
     path.write_text(cascade_json(fitted), encoding="utf-8")
@@ -122,7 +122,7 @@ def report(
     from pointsman.review.cascade import SHARES, figures_on, is_held_out, read_answers
 
     settings = _settings(config)
-    catalog = load_catalog(settings)
+    catalog = load_catalog(settings).with_candidates
     answers = read_answers(data, catalog)
     used = answers if fresh else [answer for answer in answers if is_held_out(answer)]
     shares = " ".join(f"{f'{share:.0%}':>7}" for share in SHARES)

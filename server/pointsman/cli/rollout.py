@@ -8,6 +8,7 @@ import typer
 from pointsman.cli.options import Config
 
 if TYPE_CHECKING:
+    from pointsman.settings import Settings
     from pointsman.values.catalog import Rollout
 
 Name = Annotated[str, typer.Argument(help="The specialist.", show_default=False)]
@@ -56,20 +57,23 @@ def promote(
     ):
         if not fits:
             raise ConfigError(f"{option}: must be {wanted} (got {value})")
-    store = file_store(load(config))
+    settings = load(config)
+    store = file_store(settings)
     if candidate is None:
         rollout = store.rollouts.read(name)
         stage = move_on(store, name)
         if rollout is not None:
             _print_figures(rollout)
+            _print_unfitted(settings, rollout)
         print(f"{name}: the candidate is {f'at stage {stage}' if stage else 'the live version'}")
         return
     stated = read(candidate, SpecialistFile, str(candidate)).value
     assert isinstance(stated, Specialist)  # noqa: S101 - narrows the union
     if stated.name != name:
         raise ConfigError(f"{candidate}: name is {stated.name!r}, the specialist to promote is {name!r}")
-    begin(store, stated, share, bound, answers, agreement)
+    rollout = begin(store, stated, share, bound, answers, agreement)
     print(f"{name}: the candidate is in shadow for {share:.0%} of requests; a running server takes it up")
+    _print_unfitted(settings, rollout)
 
 
 def rollback(name: Name, config: Config = None) -> None:
@@ -84,6 +88,23 @@ def rollback(name: Name, config: Config = None) -> None:
         return
     _print_figures(ended)
     print(f"{name}: the rollout ended at stage {ended.stage}; the live version answers")
+
+
+def _print_unfitted(settings: "Settings", rollout: "Rollout") -> None:
+    """Say that the live version's answers are judged by a fitted model, and the candidate's are not."""
+    from pointsman.catalog.cascade_file import read_cascade
+
+    path, marked = settings.paths.cascade, rollout.candidate
+    if not path.is_file():
+        return
+    cascade = read_cascade(path)
+    if cascade.named(rollout.name) is None or cascade.model(rollout.name, marked.answers_hash) is not None:
+        return
+    print(
+        f"warning: {path} is fitted for the live version of {rollout.name}, not for the candidate: once that is "
+        f"live, unsure answers escalate no more. `pointsman cascade collect --specialist {marked.name}`, then "
+        "`fit`, mend that beforehand."
+    )
 
 
 def _print_figures(rollout: "Rollout") -> None:

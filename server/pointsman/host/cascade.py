@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman.catalog.files import shown
+from pointsman.catalog.output_format import format_of
 from pointsman.errors import CatalogError, PointsmanError, UnknownNameError
+from pointsman.generation.answer import can_repair
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.generation.normalise import Normaliser
 from pointsman.generation.prompt import local_question
@@ -69,15 +71,18 @@ async def collect(
 ) -> list[LabelledAnswer]:
     """Ask a specialist each prompt, as serving would; an answer that equals the known one is right.
 
+    An answer that breaks its format is made anew, held to it, where serving does so; then that one counts.
+
     Raises:
         UnknownNameError: no such specialist.
         BackendDownError: its engine failed, or its files were refused.
 
     """
     async with open_core(settings) as core:
-        specialist = core.catalogs.catalog.specialist(name)
+        catalog = core.catalogs.catalog.with_candidates
+        specialist = catalog.specialist(name)
         if specialist is None:
-            raise UnknownNameError("specialist", name, [s.name for s in core.catalogs.catalog.specialists])
+            raise UnknownNameError("specialist", name, [s.name for s in catalog.specialists])
         places = asyncio.Semaphore(settings.engine.slots)
         answers: list[LabelledAnswer | None] = [None] * len(known)
         done = 0
@@ -85,7 +90,7 @@ async def collect(
         async def one(i: int) -> None:
             nonlocal done
             async with places:
-                answers[i] = await _ask(core.engines, specialist, known[i])
+                answers[i] = await _served(core.engines, specialist, known[i])
             done += 1
             progress(done, len(known))
 
@@ -95,13 +100,26 @@ async def collect(
     return [answer for answer in answers if answer is not None]
 
 
-async def _ask(engines: EnginePool, specialist: Specialist, known: Known) -> LabelledAnswer:
+async def _served(engines: EnginePool, specialist: Specialist, known: Known) -> LabelledAnswer:
+    answer = await _ask(engines, specialist, known)
+    checks = format_of(specialist.output)
+    if checks is None or not checks.why_not(answer.answer) or not can_repair(specialist):
+        return answer
+    try:
+        return await _ask(engines, specialist, known, repair=True)
+    except PointsmanError:  # then serving judges the first one
+        return answer
+
+
+async def _ask(
+    engines: EnginePool, specialist: Specialist, known: Known, *, repair: bool = False
+) -> LabelledAnswer:
     request = Request((Message(Role.USER, known.prompt),))
     normaliser = Normaliser(fenced=specialist.output.format != "text")
     logprobs: list[float | None] = []
     finished: Finished | None = None
     async with engines.lease(specialist) as lease:
-        question = local_question(request, specialist, lease.adapters, judged=True)
+        question = local_question(request, specialist, lease.adapters, judged=True, repair=repair)
         async with lease.place(question.max_tokens), aclosing(lease.stream(question)) as stream:
             async for item in stream:
                 if isinstance(item, Finished):

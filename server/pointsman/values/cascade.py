@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from pointsman.values.catalog import Catalog
+from pointsman.values.catalog import NEXT, Catalog
 
 STALE = "stale: fitted on answers of another base, adapter or prompt; run `pointsman cascade fit` again"
 
@@ -98,14 +98,23 @@ class Cascade:
     models: tuple[AnswerModel, ...]
 
     def model(self, specialist: str, answers_hash: str) -> AnswerModel | None:
-        """Return the model of a specialist; None where there is none, or it is stale."""
-        found = self.named(specialist)
-        return found if found is not None and found.answers_hash == answers_hash else None
+        """Return the model of a specialist; None where there is none, or it is stale.
+
+        One that was fitted for a candidate is that of the specialist once the candidate is the live version.
+        """
+        names = {specialist, f"{specialist}{NEXT}"}
+        return next(
+            (m for m in self.models if m.specialist in names and m.answers_hash == answers_hash), None
+        )
 
     def stale(self, catalog: Catalog) -> tuple[AnswerModel, ...]:
         """Return the models of specialists that answer otherwise by now; they are not used."""
         known = {specialist.name: specialist.answers_hash for specialist in catalog.specialists}
-        return tuple(m for m in self.models if known.get(m.specialist, m.answers_hash) != m.answers_hash)
+        return tuple(
+            model
+            for model in self.models
+            if model.specialist in known and self.model(model.specialist, known[model.specialist]) is None
+        )
 
     def named(self, specialist: str) -> AnswerModel | None:
         """Return the model of that name, stale or not."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -14,6 +14,8 @@ MID = "mid"
 LOCAL = "local"
 """Where a rule leaves the choice of the specialist to similarity."""
 _SPECIALIST = "specialist:"
+NEXT = "@next"
+"""Ends the name of a candidate, and no specialist's own: engines and the cascade tell it from the live version by it."""
 IDENTIFIER = r"^[\w.:/=+-]{1,128}$"
 """What request ids and the names of callers are made of."""
 TRACEPARENT = "traceparent"
@@ -270,6 +272,12 @@ class Catalog:
     def rollout(self, name: str) -> Rollout | None:
         """Return what is on its way into the place of the specialist of that name, or None."""
         return next((r for r in self.rollouts if r.name == name), None)
+
+    @property
+    def with_candidates(self) -> "Catalog":
+        """The same, with the candidates on their way as specialists, under their marked names."""
+        candidates = tuple(rollout.candidate for rollout in self.rollouts)
+        return replace(self, specialists=self.specialists + candidates)
 
     @property
     def exemplar_hash(self) -> str:
