@@ -91,6 +91,16 @@ async def test_a_session_id_of_128_characters_is_taken_and_a_longer_one_refused_
             assert "129 characters; the limit is 128" in raised.value.details()
 
 
+@pytest.mark.parametrize("session", ["two words", "ann@acme-corp.com", "a\x00b"])
+async def test_a_session_id_that_is_a_text_is_refused(site: Site, session):
+    async with running(site.fill().settings(), engines=False) as server:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await server.client.route("refund me", session_id=session)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert _field(raised.value) == "session_id"
+    assert session not in raised.value.details()
+
+
 @pytest.mark.parametrize("caller", ["two words", "x" * 129])
 async def test_a_caller_that_cannot_be_one_is_refused_by_the_name_of_its_metadata(site: Site, caller):
     async with (

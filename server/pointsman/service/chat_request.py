@@ -18,6 +18,7 @@ from pointsman.service.convert import (
     check_caller,
     check_count,
     check_messages,
+    check_session,
 )
 from pointsman.values.catalog import Catalog
 from pointsman.values.request import Constraints, Message, Request, Role, Sampling, Tier
@@ -148,6 +149,7 @@ def asked_of(
     check_messages(messages, limits)
     check_caller(caller)
     ours = body.pointsman
+    check_session(ours.session_id)
     sampling = Sampling(
         temperature=body.temperature,
         top_p=body.top_p,

@@ -52,9 +52,7 @@ def request_of(
         InvalidRequestError: names the field, the value and the limit.
 
     """
-    if len(message.session_id) > _MAX_SESSION_ID:
-        text = f"{len(message.session_id)} characters; the limit is {_MAX_SESSION_ID}"
-        raise InvalidRequestError("session_id", text)
+    check_session(message.session_id)
     check_caller(caller)
     sampling = _sampling(message.sampling) if isinstance(message, pb.GenerateRequest) else Sampling()
     return Request(
@@ -68,6 +66,20 @@ def request_of(
         hold_back=isinstance(message, pb.GenerateRequest) and message.hold_back,
         traceparent=traceparent,
     )
+
+
+def check_session(session_id: str) -> None:
+    """Refuse what is no id of a session: ledger and traces keep it, and no policy reads it there.
+
+    Raises:
+        InvalidRequestError: says what an id looks like, or that it is too long.
+
+    """
+    if len(session_id) > _MAX_SESSION_ID:
+        text = f"{len(session_id)} characters; the limit is {_MAX_SESSION_ID}"
+        raise InvalidRequestError("session_id", text)
+    if session_id and not re.fullmatch(IDENTIFIER, session_id):
+        raise InvalidRequestError("session_id", f"it must match {IDENTIFIER}: an id, not a text")
 
 
 def check_caller(caller: str) -> None:
