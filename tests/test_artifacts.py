@@ -1,6 +1,7 @@
 """Model files by address and sha256: fetched whole and verified, or not there at all."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -205,6 +206,38 @@ def test_a_process_that_may_not_write_so_much_says_so_and_leaves_nothing(tmp_pat
     assert not [path for path in (tmp_path / "models").rglob("*") if path.is_file()]
 
 
+def test_a_file_larger_than_files_may_be_is_refused_before_it_is_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr("pointsman.artifacts.store.MOST_BYTES", 1 << 20)
+    (tmp_path / "m.gguf").write_bytes(bytes(2 << 20))
+    said = []
+    store = ArtifactStore(tmp_path / "models", tmp_path, lambda what, *_: said.append(what))
+    assert refusal(store, "file:m.gguf") == "m.gguf: 2 MiB; files are 1 MiB at most"
+    assert said == []
+
+
+def test_a_file_that_would_fill_the_disk_is_refused_before_it_is_copied(tmp_path, monkeypatch):
+    (tmp_path / "m.gguf").write_bytes(bytes(3 << 20))
+    said = []
+    store = ArtifactStore(tmp_path / "models", tmp_path, lambda what, *_: said.append(what))
+    usage = shutil.disk_usage(tmp_path)._replace(total=60 << 20, free=5 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    message = refusal(store, "file:m.gguf")  # of a small disk, a twentieth stays free
+    assert message.startswith("m.gguf: its 3 MiB would fill the disk: no space left on the disk of ")
+    assert "(5 MiB free)" in message
+    assert said == []
+
+
+def test_a_file_that_others_leave_no_room_for_is_given_up_early(tmp_path, monkeypatch):
+    with (tmp_path / "m.gguf").open("wb") as file:
+        file.truncate(256 << 20)
+    done = []
+    store = ArtifactStore(tmp_path / "models", tmp_path, lambda _, copied, __: done.append(copied))
+    usage = shutil.disk_usage(tmp_path)._replace(total=1 << 40)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 << 30 if not done else 1 << 30))
+    assert "would fill the disk" in refusal(store, "file:m.gguf")
+    assert max(done) < 65 << 20
+
+
 # Files that were fetched before
 
 
@@ -344,6 +377,25 @@ def test_a_wheel_that_is_damaged_is_refused(store, wheelhouse):
     assert "tinymodel==1.0" in refusal(store, "pypi:tinymodel==1.0/tinymodel/m.gguf")
 
 
+def test_a_wheel_that_holds_far_more_than_it_weighs_is_refused_before_it_is_unpacked(
+    tmp_path, wheelhouse, monkeypatch
+):
+    monkeypatch.setattr("pointsman.artifacts.store.MOST_BYTES", 1 << 20)
+    path = make_wheel(wheelhouse, {"tinymodel/m.gguf": b""})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("tinymodel/m.gguf", bytes(64 << 20))
+        archive.writestr(
+            "tinymodel-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinymodel\nVersion: 1.0\n"
+        )
+        archive.writestr("tinymodel-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+        archive.writestr("tinymodel-1.0.dist-info/RECORD", "")
+    assert path.stat().st_size < 1 << 20
+    said = []
+    store = ArtifactStore(tmp_path / "models", tmp_path, lambda what, *_: said.append(what))
+    assert "m.gguf: 64 MiB; files are 1 MiB at most" in refusal(store, "pypi:tinymodel==1.0/tinymodel/m.gguf")
+    assert said == ["fetching tinymodel==1.0"]
+
+
 def test_a_wheel_that_is_no_archive_is_refused(store, wheelhouse):
     (wheelhouse / "tinymodel-1.0-py3-none-any.whl").write_bytes(b"not a zip")
     assert "tinymodel==1.0" in refusal(store, "pypi:tinymodel==1.0/tinymodel/m.gguf")
@@ -476,6 +528,12 @@ def test_a_file_is_downloaded_from_a_hub(store, hub):
 def test_a_revision_is_asked_of_the_hub(store, hub):
     store.fetch(Artifact("hf:org/repo@v1/sub/m", SHA))
     assert "GET /org/repo/resolve/v1/sub/m" in hub.asked
+
+
+def test_a_file_of_a_hub_that_is_too_large_is_not_downloaded(store, hub, monkeypatch):
+    monkeypatch.setattr("pointsman.artifacts.store.MOST_BYTES", len(CONTENT) - 1)
+    assert "hf:org/repo/sub/m: 0 MiB; files are" in refusal(store, "hf:org/repo/sub/m")
+    assert not [asked for asked in hub.asked if asked.startswith("GET")]
 
 
 def test_a_file_with_another_sha256_than_the_manifests_is_refused(store, hub):

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import structlog
 
-from pointsman.artifacts.disk import full, writing
+from pointsman.artifacts.disk import ensure_room, full, writing
 from pointsman.artifacts.uri import FileUri, HubUri, WheelUri, parse
 from pointsman.artifacts.verdict import remember, remembered, sha256_of
 from pointsman.artifacts.whole_file import signature_of
@@ -27,6 +27,9 @@ from pointsman.values.catalog import Artifact
 
 _log = structlog.get_logger()
 _BLOCK = 1 << 20
+_LOOK_EVERY = 64 * _BLOCK
+MOST_BYTES = 200 << 30
+"""Of one file, whatever the disk has room for."""
 _FETCH_TIMEOUT_S = 3600.0
 
 Progress = Callable[[str, int, int], None]
@@ -182,7 +185,13 @@ class ArtifactStore:
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ArtifactError(f"pypi:{uri.name}=={uri.version}: the wheel is damaged: {error}") from error
 
+    def _ensure_fits(self, size_bytes: int, label: str) -> None:
+        if size_bytes > MOST_BYTES:
+            raise ArtifactError(f"{label}: {size_bytes >> 20} MiB; files are {MOST_BYTES >> 20} MiB at most")
+        ensure_room(label, self.models_dir, size_bytes)
+
     def _pump(self, source: object, sink: BinaryIO, total: int, label: str) -> str:
+        self._ensure_fits(total, label)
         digest = hashlib.sha256()
         done = 0
         while block := source.read(_BLOCK):  # type: ignore[attr-defined]  # any readable
@@ -191,6 +200,10 @@ class ArtifactStore:
             digest.update(block)
             sink.write(block)
             done += len(block)
+            if done > total:
+                raise ArtifactError(f"{label}: it goes on after the {total} bytes that it says it has")
+            if done % _LOOK_EVERY == 0 and done < total:  # others write too
+                ensure_room(label, self.models_dir, total - done)
             self._progress(f"verifying {label}", done, total)
         return digest.hexdigest()
 
@@ -231,8 +244,11 @@ class ArtifactStore:
         if not self._interactive:
             disable_progress_bars()
         self._progress(f"fetching {uri.repo}/{uri.file}", 0, 0)
+        folder = scratch / "hub"
         try:
-            return Path(hf_hub_download(uri.repo, uri.file, revision=uri.revision, local_dir=scratch / "hub"))
+            told = hf_hub_download(uri.repo, uri.file, revision=uri.revision, local_dir=folder, dry_run=True)
+            self._ensure_fits(told.file_size or 0, f"hf:{uri.repo}/{uri.file}")
+            return Path(hf_hub_download(uri.repo, uri.file, revision=uri.revision, local_dir=folder))
         except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError, ValueError) as error:
             raise ArtifactError(f"hf:{uri.repo}/{uri.file}: {_first_line(error)}") from error
 
