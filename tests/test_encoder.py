@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.embedding.load import load_encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
+from pointsman.embedding.reading import read_of
 from pointsman.errors import ArtifactError, ConfigError
 from pointsman.sections import Encoder as EncoderSettings
 from pointsman.settings import load
@@ -87,6 +89,8 @@ def test_a_text_of_256_tokens_is_read_whole_and_one_more_is_a_long_text(encoder)
     plain, longer = " ".join(["apple"] * 254), " ".join([*words, "apple"])
     whole, apples, cut = encoder.encode([" ".join(words), plain, longer])
     assert not np.array_equal(whole, apples)
+    assert encoder.limit == 254
+    assert [read_of(encoder, text).cut for text in (" ".join(words), plain, longer)] == [False, False, True]
     np.testing.assert_array_equal(cut, encoder.encode([" ".join(["apple"] * 32)])[0])
 
 
@@ -113,6 +117,49 @@ def test_sentence_transformers_models_read_the_same_tokens_of_a_long_text(store)
     begin, end = "one two three four " * 4, "red green blue white " * 4
     long, short = reference.encode([f"{begin}{'refund my order please ' * 80}{end}", f"{begin}{end}"])
     np.testing.assert_allclose(long, short, atol=1e-6)
+
+
+class Slow:
+    """A model whose tokenizer does not tell where its tokens stand: words are its tokens, marked where they begin."""
+
+    max_seq_length = 40
+    is_fast = False
+
+    def __init__(self) -> None:
+        self.tokenizer = self
+        self.asked: list[str] = []
+
+    def num_special_tokens_to_add(self) -> int:
+        return 2
+
+    def tokenize(self, text: str) -> list[str]:
+        return [f"_{word}" for word in text.split()]
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        return "".join(tokens).replace("_", " ").strip()
+
+    def encode(self, texts: Sequence[str], **_: object) -> Rows:
+        self.asked += texts
+        return np.ones((len(texts), 1), np.float32)
+
+
+def test_a_tokenizer_without_places_cuts_no_text_off_in_silence() -> None:
+    from pointsman.embedding.sentence_encoder import SentenceEncoder
+
+    model = Slow()
+    reference = SentenceEncoder.__new__(SentenceEncoder)
+    reference._model, reference._turn = model, threading.Lock()
+    words = [f"w{i}" for i in range(39)]
+    reference.encode([" ".join(words[:38]), " ".join(words)])
+    assert model.asked == [" ".join(words[:38]), " ".join([*words[:16], *words[-16:]])]
+
+
+def test_a_text_of_which_the_encoder_knows_no_token_is_told_from_one_of_which_it_knows_some(encoder) -> None:
+    unknown = ["🙂", "🙂 🙂", "🦄" * 300, "🙂 " * 2000, "ඔයාට කොහොමද", "\0", "x" * 300]
+    assert not any(read_of(encoder, text).known for text in unknown)
+    known = ["🙂 refund", f"{'🙂 ' * 20}refund", f"{'🙂 ' * 2000} refund", "a", "?", "refund " * 2000]
+    assert all(read_of(encoder, text).known for text in known)
+    assert read_of(encoder, "🙂 " * 2000).cut
 
 
 def test_the_default_graph_is_built_once(store) -> None:

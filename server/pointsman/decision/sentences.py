@@ -5,7 +5,7 @@ from pointsman.values.decision import Evidence, Hardness
 
 def describe_match(evidence: Evidence) -> str:
     """Return what similarity found, with every number that it was judged by."""
-    return f"{_describe_score(evidence)} {evidence.turn}".strip()
+    return " ".join(filter(None, (_describe_score(evidence), evidence.turn, evidence.reading)))
 
 
 def _describe_score(evidence: Evidence) -> str:

@@ -18,7 +18,7 @@ class EmbeddingCache:
     """An encoder that remembers. Losing the file costs time, never correctness."""
 
     def __init__(self, encoder: Encoder, folder: Path) -> None:
-        self._encoder = encoder
+        self.encoder = encoder
         self._path = folder / f"embeddings-{encoder.hash[:16]}.sqlite"
         self.embedded = 0
         """Texts that had to be embedded since start."""
@@ -26,18 +26,18 @@ class EmbeddingCache:
     def encode(self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> Rows:
         """Return one unit row a text, (n, d); `progress` is told texts done and texts in all."""
         if not texts:
-            return np.zeros((0, self._encoder.dimensions), dtype=np.float32)
+            return np.zeros((0, self.encoder.dimensions), dtype=np.float32)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=5.0)) as database:
                 return self._encode(database, texts, progress)
         except (sqlite3.Error, OSError):  # read-only, full or damaged: work without it
             self.embedded += len(texts)
-            return self._encoder.encode(texts)
+            return self.encoder.encode(texts)
 
     def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
         """Return which texts the encoder was tuned on, (n,)."""
-        return self._encoder.seen(texts)
+        return self.encoder.seen(texts)
 
     def _encode(
         self, database: sqlite3.Connection, texts: Sequence[str], progress: Callable[[int, int], None] | None
@@ -51,7 +51,7 @@ class EmbeddingCache:
         pending = list(missing.items())
         for start in range(0, len(pending), _BATCH):
             batch = pending[start : start + _BATCH]
-            rows = self._encoder.encode([text for _, text in batch])
+            rows = self.encoder.encode([text for _, text in batch])
             self.embedded += len(batch)
             for (key, _), row in zip(batch, rows, strict=True):
                 known[key] = row
@@ -66,6 +66,6 @@ class EmbeddingCache:
 
     def _lookup(self, database: sqlite3.Connection, key: bytes) -> Rows | None:
         found = database.execute("SELECT row FROM rows WHERE key = ?", (key,)).fetchone()
-        if found is None or len(found[0]) != 4 * self._encoder.dimensions:
+        if found is None or len(found[0]) != 4 * self.encoder.dimensions:
             return None
         return np.frombuffer(found[0], dtype=np.float32)

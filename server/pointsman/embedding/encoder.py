@@ -20,6 +20,10 @@ class Encoder(Protocol):
     def dimensions(self) -> int:
         """Length d of a row."""
 
+    @property
+    def limit(self) -> int | None:
+        """Most tokens of a text that are all read, the encoder's own marks left out; None when it has no limit."""
+
     def encode(self, texts: Sequence[str]) -> Rows:
         """Return one unit row a text, (n, d). A text's row does not depend on the others'."""
 

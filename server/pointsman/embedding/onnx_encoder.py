@@ -48,6 +48,11 @@ class OnnxEncoder:
         """384 for all-MiniLM-L6-v2."""
         return self._dimensions
 
+    @property
+    def limit(self) -> int:
+        """256 with the two tokens that mark begin and end."""
+        return MAX_TOKENS - 2
+
     def encode(self, texts: Sequence[str]) -> Rows:
         """Return one unit row a text, (n, d)."""
         return np.stack([self._encode_one(text) for text in texts])

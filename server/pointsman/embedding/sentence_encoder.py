@@ -1,5 +1,6 @@
 """Any sentence-transformers model by name or path: slower, and it needs the extra `encoder` (torch)."""
 
+import copy
 import hashlib
 import threading
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from pointsman.errors import ConfigError
 class SentenceEncoder:
     """A sentence-transformers model on the CPU.
 
-    Of a text beyond the model's own limit the first and the last 16 tokens are read (`long_text`), where its
-    tokenizer tells which characters a token stands for; otherwise the model cuts the text off.
+    Of a text beyond the model's own limit the first and the last 16 tokens are read (`long_text`): as they stand in
+    the text where its tokenizer tells which characters a token stands for, else as the tokenizer spells them.
     """
 
     def __init__(self, model: str, threads: int) -> None:
@@ -41,7 +42,10 @@ class SentenceEncoder:
         except (OSError, ValueError) as error:
             raise ConfigError(f"encoder.model {model!r} cannot be loaded: {error}") from error
         self._turn = threading.Lock()  # its tokenizer serves one thread at a time
-        digest = hashlib.sha256(RULE.encode())
+        # Another one to look at prompts with, on the event loop: that must not wait for what is being encoded.
+        self._tokenizer, self._look = copy.deepcopy(self._model.tokenizer), threading.Lock()
+        fast = getattr(self._model.tokenizer, "is_fast", False)
+        digest = hashlib.sha256((RULE if fast else f"{RULE}, spelled by the tokenizer").encode())
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().numpy().tobytes())
@@ -57,6 +61,12 @@ class SentenceEncoder:
     def dimensions(self) -> int:
         """Length of a row."""
         return self._dimensions
+
+    @property
+    def limit(self) -> int | None:
+        """The model's own, without its marks; None when it states none."""
+        limit = self._model.max_seq_length
+        return None if limit is None else limit - self._model.tokenizer.num_special_tokens_to_add()
 
     def encode(self, texts: Sequence[str]) -> Rows:
         """Return one unit row a text, (n, d)."""
@@ -75,19 +85,23 @@ class SentenceEncoder:
 
     def tokens(self, text: str) -> Sequence[str]:
         """Return the tokens that a text is read as."""
-        with self._turn:
-            return list(self._model.tokenizer.tokenize(text))
+        with self._look:
+            return list(self._tokenizer.tokenize(text))
 
     def _shorten(self, text: str) -> str:
         """Return a text that is short enough; the characters of the tokens that are kept, with a space between."""
-        tokenizer, limit = self._model.tokenizer, self._model.max_seq_length
-        if limit is None or not getattr(tokenizer, "is_fast", False):
+        tokenizer, limit = self._model.tokenizer, self.limit
+        if limit is None:
             return text
-        special = tokenizer.num_special_tokens_to_add()
+        if not getattr(tokenizer, "is_fast", False):
+            tokens = tokenizer.tokenize(text)
+            if len(tokens) <= limit:
+                return text
+            return " ".join(tokenizer.convert_tokens_to_string(edge) for edge in (head(tokens), tail(tokens)))
         # (begin, end) of each token in the text
         spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
             "offset_mapping"
         ]
-        if len(spans) + special <= limit:
+        if len(spans) <= limit:
             return text
         return f"{text[: head(spans)[-1][1]]} {text[tail(spans)[0][0] :]}"

@@ -35,6 +35,11 @@ class TunedEncoder:
         """Length of a row."""
         return self._encoder.dimensions
 
+    @property
+    def limit(self) -> int:
+        """That of `OnnxEncoder`."""
+        return self._encoder.limit
+
     def encode(self, texts: Sequence[str]) -> Rows:
         """Return one unit row a text, (n, d)."""
         return self._encoder.encode(texts)

@@ -55,7 +55,8 @@ class SnapshotBuilder:
         """Embed what is new, fit, calibrate; the event loop stays free. Of a bundle's contents nothing is fitted."""
         routing, cloud_model = self._settings.routing, self._settings.cloud.model or None
         if contents is not None:
-            return assemble(catalog, contents.version, contents.matcher, routing, cloud_model)
+            matcher = replace(contents.matcher, reader=contents.matcher.encoder or self._cache.encoder)
+            return assemble(catalog, contents.version, matcher, routing, cloud_model)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._thread,

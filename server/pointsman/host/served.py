@@ -47,7 +47,8 @@ def open_served(settings: Settings) -> Generator[Served, None, None]:
             contents = open_bundle(bundle, settings, bench.encoder_hash)
             encoder = contents.matcher.encoder or bench.encoder
             cache = EmbeddingCache(encoder, settings.paths.cache)
-            yield Served(replace(bench, encoder=encoder, cache=cache), contents.matcher, contents.version)
+            matcher = replace(contents.matcher, reader=encoder)
+            yield Served(replace(bench, encoder=encoder, cache=cache), matcher, contents.version)
         return
     catalog = load_catalog(settings)
     if not catalog.intents:

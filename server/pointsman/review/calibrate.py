@@ -112,7 +112,7 @@ def judge_prompts(
     matcher: Matcher, traffic: Sequence[Labelled], rows: Rows, mid: Mid | None = None
 ) -> Verdicts:
     """Return how single prompts with unit rows (n, d) would be routed if confidence did not matter."""
-    found = [matcher.match(row) for row in rows]
+    found = [matcher.read(matcher.match(row), item.text) for row, item in zip(rows, traffic, strict=True)]
     specialists = [_specialist(evidence, mid) for evidence in found]
     return Verdicts(
         logit=_logits(found),

@@ -12,13 +12,12 @@ from pointsman.catalog.files import shown
 from pointsman.catalog.schema import normalise
 from pointsman.decision.sentences import describe_hardness
 from pointsman.embedding.encoder import Rows
+from pointsman.embedding.reading import UNKNOWN
 from pointsman.errors import InvalidRequestError, UnknownNameError
 from pointsman.router.snapshot import Matcher
 from pointsman.values.catalog import CLOUD, Catalog, Intent
 from pointsman.values.decision import Evidence, Neighbor
 
-UNKNOWN = ("[UNK]", "<unk>")
-"""How tokenizers write what is not in their vocabulary."""
 _FIRST_IDEOGRAPH = "\u2e80"
 _HARDLY_READ = 0.5
 """From this share of unknown or single-letter tokens on, a text has lost its meaning to the encoder."""
@@ -112,6 +111,7 @@ def explain(
         what_if=what_if,
         advice=(*_advise(evidence, standings, catalog), *map(_report, what_if)),
         notes=(
+            *([evidence.reading] if evidence.reading else []),
             *_note_tokens(tokens),
             *_note_exemplars(text, catalog),
             *_note_ruled_out(evidence, standings),

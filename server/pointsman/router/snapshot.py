@@ -16,6 +16,7 @@ from pointsman.decision.kept_out import calibrate_kept_out
 from pointsman.decision.promise import sigmoid
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Encoder, Rows
+from pointsman.embedding.reading import Reading, read_of
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.router.leaning import Leaning, fit_leaning, read_phrases
 from pointsman.sections import Routing
@@ -26,6 +27,8 @@ from pointsman.values.promise import Promise
 
 _SCORES_SHOWN = 3
 _LEAST = 1e-6
+_NOTHING_NEAR = -1.0
+"""The least of all scores."""
 _DIGITS = 16
 """Hexadecimal ones, of names of what says something."""
 
@@ -61,6 +64,7 @@ class Matcher:
     learned: Learned = NOTHING_LEARNED
     encoder: Encoder | None = None  # None: the configured one
     scorer: str = ""  # names encoder and exemplars; see `scorer_of`
+    reader: Encoder | None = None  # says how prompts are read; None: nobody does
 
     @property
     def promise(self) -> Promise | None:
@@ -112,8 +116,21 @@ class Matcher:
         """Return what similarity and difficulty say of a prompt, its unit row being (d,)."""
         return self.weigh(self.match(row), row, text)
 
+    def read(self, evidence: Evidence, text: str) -> Evidence:
+        """Return evidence with what was not read of the prompt; where nothing was understood, nothing is near.
+
+        A turn that follows up has the evidence of the turn that it follows, and keeps it.
+        """
+        reading = Reading() if self.reader is None else read_of(self.reader, text)
+        if reading.known or evidence.follow_up:
+            return replace(evidence, reading=reading.sentence) if reading.cut else evidence
+        return replace(
+            evidence, reading=reading.sentence, score=_NOTHING_NEAR, confidence=0.0, confidence_alone=0.0
+        )
+
     def weigh(self, evidence: Evidence, row: Rows, text: str) -> Evidence:
-        """Return evidence with what the difficulty model says of the prompt, where there is one to ask."""
+        """Return evidence with how the prompt was read, and what the difficulty model says, where there is one."""
+        evidence = self.read(evidence, text)
         difficulty = self.learned.difficulty
         if difficulty is None or not difficulty.on or not evidence.accepted or evidence.target == CLOUD:
             return evidence
@@ -234,7 +251,16 @@ def _matcher(
     )
     ids = exemplars.ids
     return Matcher(
-        catalog, index, calibration, texts, ids, routing.neighbors, leaning, learned, scorer=scorer
+        catalog,
+        index,
+        calibration,
+        texts,
+        ids,
+        routing.neighbors,
+        leaning,
+        learned,
+        scorer=scorer,
+        reader=cache.encoder,
     )
 
 

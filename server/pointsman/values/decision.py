@@ -80,6 +80,7 @@ class Evidence:
     turn: why it continues the turn before it or does not, as a sentence; empty with nothing before it
     confidence_alone: the confidence before labelled traffic corrected it
     scorer: names the encoder and the exemplars that say so
+    reading: what the encoder did not read of the prompt, in sentences; empty when it read all
     """
 
     intent: str | None = None
@@ -96,6 +97,7 @@ class Evidence:
     turn: str = ""
     confidence_alone: float = 0.0
     scorer: str = ""
+    reading: str = ""
 
     @property
     def near(self) -> bool:
