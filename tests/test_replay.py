@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness import REFUND, WEATHER, Site, write_intent, write_prices, write_specialist
+from pointsman.catalog.cascade_file import cascade_json
 from pointsman.catalog.policy_file import read_policy
 from pointsman.embedding.encoder import Rows
 from pointsman.errors import PointsmanError
@@ -26,10 +27,12 @@ from pointsman.review.replay import Replay, replay, rescreened
 from pointsman.review.replay_text import markdown
 from pointsman.sections import Ledger
 from pointsman.settings import Settings
+from pointsman.values.cascade import Cascade
 from pointsman.values.decision import Decision
 from pointsman.values.ledger import Entry, Feedback, Past
 from pointsman.values.price import ModelPrice, PriceList
 from pointsman.values.request import Constraints, Message, Request, Role, Tier
+from test_cascade import model as cascade_model
 
 PRICES = PriceList("USD", {"big-model": ModelPrice(2.0, 1.0, 10.0), "small-model": ModelPrice(0.2, 0.1, 1.0)})
 PROMPTS = [
@@ -346,6 +349,38 @@ def test_what_went_to_the_cloud_and_would_go_to_a_specialist_is_as_good_and_as_d
     assert found.after.quality == pytest.approx((40 + 50 * 0.8) / 100)
     assert found.after.cost == pytest.approx((10 + 50 * 0.2) * 300 / 1e6)
     assert found.before.cost == pytest.approx(60 * 300 / 1e6)
+
+
+def test_answers_are_judged_anew_by_the_proposed_cascade(site: Site) -> None:
+    rows = [
+        entry(i, answer_confidence=i / 100, asked="{}", reason="rule", rule="all", caller="shop")
+        for i in range(100)
+    ]
+    rows += [entry(100 + i, answer_confidence=0.1) for i in range(10)]  # which name their specialist
+    rows += [entry(200 + i, **CLOUD) for i in range(30)]
+    settings = written(site, rows, [Feedback("e200", accepted=False)])
+    (site.root / "rules.yaml").write_text(
+        "rules:\n  - {name: all, to: 'specialist:support', when: {caller: [shop]}}\n"
+    )
+    none = replayed(settings, never)
+    assert (none.moved, none.after.cost) == (0, pytest.approx(30 * 300 / 1e6))
+    specialist = load_catalog(settings).specialist("support")
+    assert specialist is not None
+    learned = Cascade(datetime.now(UTC), 0.05, 0.95, (cascade_model(specialist, threshold=0.4),))
+    (site.root / "cascade.json").write_text(cascade_json(learned))
+    found = replayed(settings, never)
+    assert (found.moved, found.flipped) == (40, 0)
+    assert found.after.cost == pytest.approx((30 + 40) * 300 / 1e6)
+    assert found.after.quality == pytest.approx((99 - 40 + 1 + 10 + 29 + 40 * 29 / 30) / 140)
+    assert "40 answers that stood would move to the cloud" in markdown(found, "7d")
+    assert replayed(settings, never, cascade=False).moved == 0
+
+
+def test_a_cloud_that_told_no_tokens_is_not_said_to_have_had_no_price(site: Site) -> None:
+    settings = written(
+        site, [entry(1, **(CLOUD | {"cost": None, "prompt_tokens": 0, "completion_tokens": 0}))]
+    )
+    assert "came without a count of their tokens" in markdown(replayed(settings, never), "7d")
 
 
 def test_what_has_no_price_is_said(site: Site) -> None:

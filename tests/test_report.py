@@ -34,7 +34,6 @@ def datetime_days_ago(days: float) -> datetime:
 
 PRICES = PriceList("EUR", {"big": ModelPrice(2.0, 2.0, 10.0)})
 DAY = 86400.0
-_PLAIN: dict[str, Any] = {"outcome": "ok"}
 
 
 def local(i: int, **more: Any) -> Entry:
@@ -42,9 +41,8 @@ def local(i: int, **more: Any) -> Entry:
         "caller": "shop", "tier": "local", "specialist": "support", "routed_to": "support", "prompt_tokens": 100,
         "cached_tokens": 50, "completion_tokens": 10, "ttft_ms": 20.0, "total_ms": float(100 + i), "retries": 0,
     }  # fmt: skip
-    return Entry(
-        request_id=f"l{i}", method="generate", **(_PLAIN | {"time": time.time() - 60} | fields | more)
-    )
+    plain = {"time": time.time() - 60, "request_id": f"l{i}", "method": "generate", "outcome": "ok"}
+    return Entry(**(plain | fields | more))
 
 
 def cloud(i: int, **more: Any) -> Entry:

@@ -15,11 +15,12 @@ from pointsman.errors import ConfigError
 def export(
     out: Annotated[Path, typer.Argument(help="Folder for the files.", show_default=False)],
     kind: Annotated[
-        Literal["pairs", "outcomes", "answers"],
+        Literal["pairs", "outcomes", "answers", "labels"],
         typer.Option(
             "--format",
             help="pairs: accepted answers, for `train`; outcomes, answers: what the cloud said of local answers, "
-            "for `difficulty` and `cascade fit`.",
+            "for `difficulty` and `cascade fit`; labels: prompts with the intent that callers said is right, for "
+            "`calibrate` and `eval`.",
         ),
     ] = "pairs",
     since: Annotated[str, typer.Option(help="How far back: 24h, 7d, 4w.")] = "30d",
@@ -31,7 +32,7 @@ def export(
 ) -> None:
     """Write what the ledger has to learn from: to train specialists, and to judge prompts and answers by."""
     from pointsman.host.policy_source import PolicySource
-    from pointsman.ledger.labels import answers_of, outcomes_of
+    from pointsman.ledger.labels import answers_of, intents_of, outcomes_of
     from pointsman.ledger.pairs import pairs_of
     from pointsman.settings import load
 
@@ -41,7 +42,10 @@ def export(
     url, begin = settings.url.get_secret_value(), datetime.now(UTC) - span_of(since)
     advice = "" if settings.text else "; ledger.text is off, so no prompts are kept"
     if kind != "pairs":
-        rows = (outcomes_of if kind == "outcomes" else answers_of)(url, begin, specialist)
+        of_kind = {"outcomes": outcomes_of, "answers": answers_of, "labels": intents_of}
+        rows = of_kind[kind](url, begin, specialist)
+        if not rows and kind == "labels":
+            raise ConfigError(f"no prompts whose intent callers confirmed since {begin:%Y-%m-%d}{advice}")
         if not rows:
             message = f"no answers that were compared with the cloud's since {begin:%Y-%m-%d}{advice}"
             raise ConfigError(message + ("" if advice else "; see shadow.share"))
@@ -58,7 +62,7 @@ def export(
         write_rows(out / f"{name}.jsonl", [asdict(example) for example in examples])
     print(
         f"{len(pairs.train)} examples to {out / 'train.jsonl'}, {len(pairs.test)} newer ones to {out / 'test.jsonl'}; "
-        f"{pairs.repeated} asked again were left out"
+        f"{pairs.repeated} asked again and {pairs.followed} that go on from earlier turns were left out"
         + (
             f", and {pairs.unclear} corrections with the same placeholder as their prompt"
             if pairs.unclear

@@ -57,7 +57,14 @@ def replay(
         snapshot = snapshot_of(bench, catalog, learned)
         with bar("replaying") as progress:
             found = replay_past(
-                pasts, snapshot, prices, bench.embed, most=most, examples=examples, progress=progress
+                pasts,
+                snapshot,
+                prices,
+                bench.embed,
+                most=most,
+                examples=examples,
+                cascade=settings.cascade.enabled,
+                progress=progress,
             )
     if as_json:
         print(json.dumps(asdict(found) | {"flipped": found.flipped}, indent=2, ensure_ascii=False))

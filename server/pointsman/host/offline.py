@@ -97,7 +97,8 @@ def learned_of(bench: Workbench, catalog: Catalog) -> tuple[Learned, list[str]]:
 
     """
     paths = bench.settings.paths
-    learned, problems = LearnedFiles(paths.calibration, paths.difficulty, bench.encoder_hash).load()
+    files = LearnedFiles(paths.calibration, paths.difficulty, bench.encoder_hash, paths.cascade)
+    learned, problems = files.load()
     if problems:
         raise CatalogError(problems)
     promise = learned.promise

@@ -11,7 +11,7 @@ from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Shortfall
 from pointsman.values.ledger import Entry
 from pointsman.values.policy import Action
-from pointsman.values.request import Constraints, Request
+from pointsman.values.request import Constraints, Request, Role
 
 _CONSTRAINTS = tuple(field.name for field in fields(Constraints))
 
@@ -119,6 +119,8 @@ def asked_of(request: Request, policy: Action = Action.ALLOW, first: Decision | 
         asked["to"] = first.specialist or first.model
         if first.evidence.follow_up:
             asked["follow_up"] = True
+    if (turns := sum(message.role is Role.USER for message in request.messages)) > 1:
+        asked["turns"] = turns
     asked["tokens"] = facts_of(request).tokens
     if request.budget_s is not None:
         asked["budget_s"] = round(request.budget_s, 3)

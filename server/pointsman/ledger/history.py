@@ -7,19 +7,16 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from pointsman.ledger.database import reading
-from pointsman.ledger.tables import comparisons, feedback, requests
+from pointsman.ledger.ratings import UNANSWERED, compared, ratings, success
+from pointsman.ledger.tables import comparisons, requests
 from pointsman.values.ledger import Past
 
 _AT_ONCE = 20_000
 _COLUMNS = (
     "request_id", "caller", "method", "outcome", "tier", "specialist", "routed_to", "model", "intent", "reason",
     "similarity", "score", "confidence_alone", "difficulty", "scorer", "hardness_by", "prompt_tokens",
-    "cached_tokens", "completion_tokens", "cost", "currency",
+    "cached_tokens", "completion_tokens", "cost", "currency", "answer_confidence",
 )  # fmt: skip
-_UNJUDGED = ("cancelled", "refused", "throttled")
-
-Key = tuple[str, str]
-"""A request's id, and its caller."""
 
 
 def past_of(url: str, since: datetime) -> list[Past]:
@@ -36,28 +33,23 @@ def past_of(url: str, since: datetime) -> list[Past]:
 def _rows(connection: sa.Connection, since: float) -> Iterator[Past]:
     judged = _judged(connection, since)
     wanted = (
-        sa.select(*(requests.c[name] for name in _COLUMNS), requests.c.asked, requests.c.prompt)
+        sa.select(
+            requests.c.id, *(requests.c[name] for name in _COLUMNS), requests.c.asked, requests.c.prompt
+        )
         .where(requests.c.time >= since, requests.c.reason != "")
         .order_by(requests.c.id)
     )
     result = connection.execution_options(yield_per=_AT_ONCE).execute(wanted)
-    for *fields, asked, prompt in result:
+    for number, *fields, asked, prompt in result:
         past = dict(zip(_COLUMNS, fields, strict=True))
         good = None
-        if past["method"] == "generate" and past["outcome"] not in _UNJUDGED:
-            ended_well = past["outcome"] in ("ok", "escalated")
-            good = judged.get((past["request_id"], past["caller"]), ended_well)
+        if past["method"] == "generate" and past["outcome"] not in UNANSWERED:
+            good = success(past["outcome"], judged.get(number))
         yield Past(**past, asked=json.loads(asked or "{}"), prompt=prompt, good=good)
 
 
-def _judged(connection: sa.Connection, since: float) -> dict[Key, bool]:
+def _judged(connection: sa.Connection, since: float) -> dict[int, bool]:
     """Return what is known of answers beyond how they ended: what the cloud said, and, above it, their callers."""
-    found: dict[Key, bool] = {}
-    for table, verdict in ((comparisons, comparisons.c.agrees), (feedback, feedback.c.accepted)):
-        wanted = (
-            sa.select(table.c.request_id, table.c.caller, verdict)
-            .where(table.c.time >= since, verdict.is_not(None))
-            .order_by(table.c.id)
-        )
-        found |= {(row[0], row[1]): bool(row[2]) for row in connection.execute(wanted)}
-    return found
+    found = {row.id: bool(row.agrees) for row in compared(connection, since, comparisons.c.agrees)}
+    said = ratings(connection, since)
+    return found | {one.row.id: one.accepted for one in said if one.accepted is not None}

@@ -1,13 +1,11 @@
-"""Comparisons with the cloud to the labels that the difficulty and cascade models learn from."""
+"""What the cloud and callers said, to labels: of difficulty and cascade models, and of intents."""
 
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-import sqlalchemy as sa
-
 from pointsman.ledger.database import reading
+from pointsman.ledger.ratings import compared, follows, ratings
 from pointsman.ledger.tables import comparisons, requests
 
 
@@ -51,33 +49,48 @@ def answers_of(url: str, since: datetime, specialist: str = "") -> list[dict[str
     ]
 
 
-def _compared(url: str, since: datetime, specialist: str) -> Iterator[Any]:
-    last = (  # callers choose ids: one that was asked again has several rows, the last answered one is compared
-        sa.select(sa.func.max(requests.c.id))
-        .where(requests.c.method == "generate", requests.c.outcome.in_(("ok", "flagged", "invalid")))
-        .group_by(requests.c.request_id, requests.c.caller)
-    )
-    same = (requests.c.request_id == comparisons.c.request_id) & (requests.c.caller == comparisons.c.caller)
-    wanted = (
-        sa.select(
-            requests.c.prompt,
-            requests.c.answer,
-            requests.c.intent,
-            comparisons.c.specialist,
-            comparisons.c.agrees,
-            comparisons.c.cut,
-            comparisons.c.logprobs,
-            comparisons.c.answers_hash,
-        )
-        .select_from(comparisons.join(requests, same))
-        .where(
-            comparisons.c.time >= since.timestamp(),
-            requests.c.id.in_(last),
-            requests.c.prompt.is_not(None),
-        )
-        .order_by(comparisons.c.id)
-    )
-    if specialist:
-        wanted = wanted.where(comparisons.c.specialist == specialist)
+def intents_of(url: str, since: datetime, specialist: str = "") -> list[dict[str, Any]]:
+    """Return lines for `pointsman calibrate` and `eval`: prompts, with the intent that their caller says is right.
+
+    That is the one they corrected it to, else the one it was taken for where they accepted what came of it. A prompt
+    that was asked again counts once, by what was said last. A follow-up is left out: the turns before it are not there.
+
+    Raises:
+        ConfigError: the ledger cannot be read.
+
+    """
+    row = requests.c
     with reading(url) as connection:
-        yield from (row for row in connection.execute(wanted) if row.prompt.strip())
+        said = ratings(
+            connection,
+            since.timestamp(),
+            row.prompt,
+            row.intent,
+            row.asked,
+            specialist=specialist,
+            methods=("route", "generate"),
+        )
+    found: dict[str, str] = {}
+    for one in sorted(said, key=lambda one: one.said):
+        intent = one.intent or (one.row.intent if one.accepted else "")
+        text = (one.row.prompt or "").strip()
+        if text and intent and not follows(one.row.asked):
+            found.pop(text, None)
+            found[text] = intent
+    return [{"text": text, "intent": intent} for text, intent in found.items()]
+
+
+def _compared(url: str, since: datetime, specialist: str) -> list[Any]:
+    columns = (
+        requests.c.prompt,
+        requests.c.answer,
+        requests.c.intent,
+        comparisons.c.specialist,
+        comparisons.c.agrees,
+        comparisons.c.cut,
+        comparisons.c.logprobs,
+        comparisons.c.answers_hash,
+    )
+    with reading(url) as connection:
+        found = compared(connection, since.timestamp(), *columns, specialist=specialist)
+    return [row for row in found if row.prompt and row.prompt.strip()]

@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from pointsman.ledger.database import reading
-from pointsman.ledger.ratings import ratings
+from pointsman.ledger.ratings import goes_on, ratings
 from pointsman.ledger.tables import requests
 from pointsman.values.policy import PLACEHOLDER
 
@@ -25,6 +25,7 @@ class Pairs:
     """Examples, older ones to train on; no prompt stands in both.
 
     repeated: prompts that were asked again
+    followed: follow-ups, which mean nothing without the turns before them
     unclear: pairs that were left out, see `pairs_of`
     """
 
@@ -32,6 +33,7 @@ class Pairs:
     test: tuple[Pair, ...]
     repeated: int
     unclear: int
+    followed: int
 
 
 def pairs_of(
@@ -43,37 +45,55 @@ def pairs_of(
 ) -> Pairs:
     """Return the pairs of a ledger that keeps text, redacted by the policy of its time, and by `redact`.
 
-    A prompt that was asked again counts once, with its last answer, at the time it was first asked. An answer that a
-    caller gave was redacted when it came, later than its prompt: where both hold the same placeholder, nobody knows
-    whether the same stood there, and the pair is left out.
+    A pair is as old as its answer, which a caller may have given long after the prompt came. A prompt that was asked
+    again counts once, with its last answer. What goes on from turns before it is left out: the ledger does not have
+    them. An answer that a caller gave was redacted when it came, later than its prompt: where both hold the same
+    placeholder, nobody knows whether the same stood there, and the pair is left out.
 
     Raises:
         ConfigError: the ledger cannot be read.
 
     """
-    unclear = 0
-    found = []
+    unclear = followed = 0
+    found: list[tuple[float, Pair]] = []
     with reading(url) as connection:
-        for prompt, answer, given in _accepted(connection, since.timestamp(), specialist):
-            if given and _placeholders(prompt) & _placeholders(answer):
+        for one in _accepted(connection, since.timestamp(), specialist):
+            if goes_on(one.asked):
+                followed += 1
+            elif one.given and _placeholders(one.prompt) & _placeholders(one.answer):
                 unclear += 1
             else:
-                found.append(Pair(*redact((prompt, answer))))
+                found.append((one.time, Pair(*redact((one.prompt, one.answer)))))
     once: dict[str, Pair] = {}
-    for pair in found:
-        once[" ".join(pair.user.split()).casefold()] = pair  # a key keeps the place where it came first
+    for _, pair in sorted(found, key=lambda item: item[0]):
+        key = " ".join(pair.user.split()).casefold()
+        once.pop(key, None)  # the last answer counts, at its own time
+        once[key] = pair
     kept = list(once.values())
     split = len(kept) - round(len(kept) * test_share)
-    return Pairs(tuple(kept[:split]), tuple(kept[split:]), len(found) - len(kept), unclear)
+    return Pairs(tuple(kept[:split]), tuple(kept[split:]), len(found) - len(kept), unclear, followed)
 
 
-def _accepted(connection: sa.Connection, since: float, specialist: str) -> Iterator[tuple[str, str, bool]]:
-    """Yield prompts, right answers, and whether the caller gave the answer."""
-    for rating in ratings(connection, since, requests.c.prompt, requests.c.answer, specialist=specialist):
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A prompt with a right answer, and when that was given: by us, or (`given`) by its caller."""
+
+    prompt: str
+    answer: str
+    given: bool
+    time: float
+    asked: str
+
+
+def _accepted(connection: sa.Connection, since: float, specialist: str) -> Iterator[_Accepted]:
+    row = requests.c
+    for rating in ratings(connection, since, row.prompt, row.answer, row.asked, specialist=specialist):
         prompt = rating.row.prompt or ""
         answer = rating.right or (rating.row.answer if rating.accepted else "") or ""
         if prompt.strip() and answer.strip():
-            yield prompt, answer, bool(rating.right)
+            given = bool(rating.right)
+            time = rating.answered if given else rating.row.time
+            yield _Accepted(prompt, answer, given, time, rating.row.asked)
 
 
 def _placeholders(text: str) -> set[str]:

@@ -1,5 +1,6 @@
 """What callers, and the cloud, said of answers, and the rows they said it of."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +19,22 @@ def success(outcome: str, accepted: bool | None = None) -> bool:
     return outcome in _WELL if accepted is None or outcome in UNANSWERED else accepted
 
 
+def follows(asked: str) -> bool:
+    """Whether a request was routed by turns before it, by its column `asked`; the ledger has only its last one."""
+    return bool(json.loads(asked or "{}").get("follow_up"))
+
+
+def goes_on(asked: str) -> bool:
+    """Whether there were turns before it at all."""
+    return follows(asked) or json.loads(asked or "{}").get("turns", 1) > 1
+
+
 @dataclass(slots=True)
 class Rating:
     """A row of `requests`, whether its caller accepted it in the end (None: never said), and the right answer they gave.
 
-    intent: the right one that they gave; said: when they last said something, in Unix seconds
+    intent: the right one that they gave
+    said, answered: when they last said something, and when they gave the answer, in Unix seconds
     """
 
     row: Any
@@ -30,6 +42,7 @@ class Rating:
     right: str = ""
     intent: str = ""
     said: float = 0.0
+    answered: float = 0.0
 
 
 def ratings(
@@ -52,7 +65,9 @@ def ratings(
     ):
         rating = found.setdefault(row.id, Rating(row))
         rating.accepted = rating.accepted if row.accepted is None else row.accepted
-        rating.right = row.right or rating.right
+        rating.right, rating.answered = (
+            (row.right, row.said) if row.right else (rating.right, rating.answered)
+        )
         rating.intent = row.right_intent or rating.intent
         rating.said = row.said
     return sorted(found.values(), key=lambda rating: rating.row.time)

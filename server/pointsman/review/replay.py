@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pointsman.decision.decide import decide
+from pointsman.decision.escalate import may_escalate
 from pointsman.embedding.encoder import Rows
 from pointsman.errors import PointsmanError
 from pointsman.policy.rules import Ruling, rule
@@ -59,6 +60,7 @@ class Replay:
 
     recorded: decisions that the ledger has; decisions: those that were replayed, a sample where there were too many
     known: decided by what the ledger knows; embedded: by their prompts; kept: neither was there, so they stay as they were
+    moved: answers that stood so far, and that the proposed cascade would move to the cloud
     judged: answers that the qualities are means over; unpredicted: those that go where nothing is known of
     unpriced: why costs are not known; empty where they are
     """
@@ -68,6 +70,7 @@ class Replay:
     known: int
     embedded: int
     kept: int
+    moved: int
     before: Standing
     after: Standing
     judged: int
@@ -91,6 +94,7 @@ class _Case:
     evidence: Evidence | None = None
     by: str = "known"
     after: str | None = None
+    moves: bool = False
 
     @property
     def before(self) -> str:
@@ -132,11 +136,13 @@ def replay(
     *,
     most: int = 10_000,
     examples: int = 3,
+    cascade: bool = True,
     progress: Progress = lambda _done, _total: None,
 ) -> Replay:
     """Decide past requests anew.
 
     most: prompts that are embedded at most; where more would have to be, a random sample of all requests is replayed
+    cascade: whether the proposal judges local answers at all
     """
     cases = _prepared(pasts, snapshot)
     wanted = {case.past.prompt for case in cases if case.by == "embedded"}
@@ -147,15 +153,17 @@ def replay(
     _embed(cases, sorted(text for text in wanted if text), snapshot, embed)
     for number, case in enumerate(cases, 1):
         _decide(case, snapshot)
+        case.moves = cascade and _moves(case, snapshot)
         if number % 1000 == 0 or number == len(cases):
             progress(number, len(cases))
     specialists = {s.name for s in snapshot.catalog.specialists}
     costs = _Costs(pasts, snapshot, prices)
-    quality = _qualities(pasts, cases)
+    quality = _qualities(pasts, cases, snapshot.setup.cloud_model)
     return Replay(
         recorded=len(pasts),
         decisions=len(cases),
         **{by: sum(case.by == by for case in cases) for by in ("known", "embedded", "kept")},
+        moved=sum(case.moves for case in cases),
         before=Standing(
             _share(bool(case.past.routed_to) for case in cases), costs.before(cases), quality.before
         ),
@@ -268,6 +276,23 @@ def _decide(case: _Case, snapshot: Snapshot) -> None:
     case.after = decision.specialist or decision.model
 
 
+def _moves(case: _Case, snapshot: Snapshot) -> bool:
+    """Whether an answer that stood, and stays where it was, would move to the cloud by the confidence that it had.
+
+    What moved so far moves again: how sure the local answer was is not known of those.
+    """
+    past, learned = case.past, snapshot.cascade
+    known = past.answer_confidence is not None and past.specialist == case.after
+    if learned is None or not known or past.outcome == "escalated" or case.ruling is None:
+        return False
+    specialist = snapshot.catalog.specialist(past.specialist)
+    model = (
+        learned.model(past.specialist, specialist.answers_hash) if specialist and specialist.cascade else None
+    )
+    may = may_escalate(_request(past), case.ruling, snapshot.setup)
+    return model is not None and may and (past.answer_confidence or 0.0) < model.required_confidence
+
+
 class _Costs:
     """What answers cost where they went, and where they would go."""
 
@@ -290,8 +315,14 @@ class _Costs:
                 f"the ledger has costs in {', '.join(others)}, and prices are in {self._prices.currency}"
             )
             return None
-        if any(self._cloud_answered(case) and case.past.cost is None for case in cases):
-            self.why = "some answers of the cloud were given while their model had no price"
+        unpriced = [case.past for case in cases if self._cloud_answered(case) and case.past.cost is None]
+        if unpriced:
+            silent = all(past.completion_tokens == past.prompt_tokens == 0 for past in unpriced)
+            self.why = (
+                "some answers of the cloud came without a count of their tokens"
+                if silent
+                else "some answers of the cloud were given while their model had no price"
+            )
             return None
         return sum(cost for cost, _ in charged)
 
@@ -305,7 +336,7 @@ class _Costs:
             local = after in self._specialists
             model = self._cloud if local else after
             if local and after == case.before:
-                share = float(past.outcome == "escalated")
+                share = float(past.outcome == "escalated" or case.moves)
             else:
                 share = self._escalated.get(after, 0.0) if local else 1.0
             if not share or model is None:
@@ -314,9 +345,9 @@ class _Costs:
             if price is None:
                 self.why = self._prices.missing(model)
                 return None
-            total += share * price.amount(
-                past.prompt_tokens or 0, past.cached_tokens or 0, past.completion_tokens
-            )
+            # What a local cache had says nothing of the cloud's.
+            cached = 0 if past.specialist else past.cached_tokens or 0
+            total += share * price.amount(past.prompt_tokens or 0, cached, past.completion_tokens)
         return total
 
     @staticmethod
@@ -333,7 +364,7 @@ class _Quality:
     unpredicted: int
 
 
-def _qualities(pasts: Sequence[Past], cases: Sequence[_Case]) -> _Quality:
+def _qualities(pasts: Sequence[Past], cases: Sequence[_Case], cloud: str | None) -> _Quality:
     """Return the share of good answers, before and after: of those that stay as they were, the rest by where they go."""
     by_target: dict[str, list[bool]] = defaultdict(list)
     for past in pasts:
@@ -346,6 +377,8 @@ def _qualities(pasts: Sequence[Past], cases: Sequence[_Case]) -> _Quality:
         if good is None:
             continue
         expected = float(good) if case.after == case.before else rates.get(case.after or REFUSED)
+        if case.moves:
+            expected = rates.get(cloud or "")
         if case.after == REFUSED:
             expected = 0.0
         if expected is None:

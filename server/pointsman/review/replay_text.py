@@ -51,6 +51,10 @@ def _notes(found: Replay) -> Iterator[str]:
         f"- {found.known:,} were decided by what the ledger knows of them, {found.embedded:,} by their prompts; "
         f"{found.kept:,} stay as they were, for want of both."
     )
+    yield (
+        f"- {found.moved:,} answers that stood would move to the cloud, by the confidence they had and the proposed cascade; what "
+        "moved so far still does, as nobody knows how sure the local answer was."
+    )
     if found.unpriced:
         yield f"- Costs are not known: {found.unpriced}."
     if found.before.quality is None:

@@ -148,3 +148,4 @@ class Past:
     asked: Mapping[str, Any]
     prompt: str | None
     good: bool | None
+    answer_confidence: float | None = None
