@@ -14,7 +14,7 @@ import pytest
 from harness import Cloud, Site, collect, running
 from pointsman.errors import ConfigError
 from pointsman.ledger import auditor
-from pointsman.ledger.audit import AuditLog, records_of, verify
+from pointsman.ledger.audit import AuditLog, head_beside, records_of, verify
 from pointsman.ledger.auditor import _listed
 from pointsman.v1 import router_pb2
 from pointsman.values.policy import NOTHING_FOUND, Action, Finding, Screening
@@ -72,8 +72,68 @@ def test_a_chain_written_anew_is_found_by_its_key_or_its_head(tmp_path: Path) ->
     assert "was changed, or the key is another" in verify(tmp_path / "ours", "secret").problem
     known = verify(tmp_path / "forged").head.hash
     forged.unlink()
+    (tmp_path / "forged.head").unlink()
     written(tmp_path / "forged", count=4)
     assert "has the hash" in verify(tmp_path / "forged", head=known).problem
+
+
+@pytest.mark.parametrize("left", range(5))
+def test_records_that_are_cut_off_the_end_are_missed_without_anybody_naming_a_head(
+    tmp_path: Path, left: int
+) -> None:
+    file = written(tmp_path / "log")
+    file.write_text("".join(lines_of(file)[:left]))
+    assert verify(tmp_path / "log").problem.startswith(f"records {left + 1} to 5 are gone")
+    file.unlink()
+    assert verify(tmp_path / "log").problem.startswith("records 1 to 5 are gone")
+
+
+def test_a_chain_written_anew_without_a_key_is_found_by_the_head_beside_it(tmp_path: Path) -> None:
+    written(tmp_path / "log", 3)
+    anew = written(tmp_path / "anew", 4).read_text()
+    (file,) = (tmp_path / "log").glob("????-??.jsonl")
+    file.write_text(anew)
+    assert "record 3 is not the one that was written" in verify(tmp_path / "log").problem
+
+
+def test_a_writer_that_goes_on_after_a_cut_says_so_in_the_chain(tmp_path: Path) -> None:
+    file = written(tmp_path / "log")
+    cut = json.loads(lines_of(file)[-1])["hash"]
+    file.write_text("".join(lines_of(file)[:2]))
+    written(tmp_path / "log", 3)
+    assert "record 3 says that records up to 5 were gone" in verify(tmp_path / "log").problem
+    assert [r["hash_of_last"] for r in records_of(tmp_path / "log", "")] == [cut]
+    file.write_text("".join(lines_of(file)[3:]))  # who knows of it puts away what was before
+    known = verify(tmp_path / "log", first=4)
+    assert (known.records, known.problem) == (3, "")
+
+
+def test_a_log_without_its_head_is_sound_only_for_who_names_a_hash(tmp_path: Path) -> None:
+    written(tmp_path / "log")
+    beside = tmp_path / "log.head"
+    elsewhere = beside.rename(tmp_path / "elsewhere")
+    verdict = verify(tmp_path / "log")
+    assert "log.head: no such file" in verdict.problem
+    assert verify(tmp_path / "log", head=verdict.head.hash).problem == ""
+    assert verify(tmp_path / "log", head_file=elsewhere).problem == ""
+
+
+def test_a_head_that_is_one_record_behind_is_that_of_a_process_that_was_killed(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "log", head_file=tmp_path / "head")
+    log.append("answer", "a")
+    before = (tmp_path / "head").read_bytes()
+    log.append("answer", "b")
+    log.close()
+    (tmp_path / "head").write_bytes(before)
+    assert verify(tmp_path / "log", head_file=tmp_path / "head").problem == ""
+    written(tmp_path / "log", 1)
+    assert verify(tmp_path / "log").records == 3
+
+
+def test_a_head_that_cannot_be_written_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"audit\.head: .*none/head: No such file"):
+        AuditLog(tmp_path / "log", head_file=tmp_path / "none" / "head")
+    AuditLog(tmp_path / "log").close()  # nobody holds the folder
 
 
 def test_a_head_that_was_told_on_the_way_stands_in_a_chain_that_grew(tmp_path: Path) -> None:
@@ -149,6 +209,8 @@ def test_a_folder_of_which_everything_was_taken_is_not_sound(tmp_path: Path) -> 
     written(tmp_path, count=3)
     for file in tmp_path.glob("*.jsonl"):
         file.unlink()
+    assert verify(tmp_path).problem.startswith("records 1 to 3 are gone")
+    head_beside(tmp_path).unlink()
     assert verify(tmp_path).problem == "there are no records: none were written, or all were taken away"
 
 

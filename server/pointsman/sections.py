@@ -313,6 +313,11 @@ class Audit(_Section):
     folder: Path | None = Field(
         None, description="of the audit log, one a process; none is written without it"
     )
+    head: Path | None = Field(
+        None,
+        description="file that holds the last record's hash, best where who may edit the log may not; "
+        "FOLDER.head beside it by default",
+    )
     key: SecretStr = Field(
         SecretStr(""), description="of its hashes (HMAC), which then nobody can forge who lacks it"
     )

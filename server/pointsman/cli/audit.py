@@ -1,6 +1,7 @@
 """`pointsman audit verify | show`."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -25,13 +26,17 @@ def verify(
     head: Annotated[
         str, typer.Option(help="Hash that one of the records must have, as the log told it.")
     ] = "",
+    head_file: Annotated[
+        Path | None,
+        typer.Option(help="Where the head stands, in place of audit.head.", show_default="beside the folder"),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Follow the chain of records; exit 1 and name the place where it breaks."""
     from pointsman.ledger.audit import verify as follow
 
-    where, key = _where(folder, config)
-    verdict = follow(where, key, first, head)
+    where = _where(folder, config)
+    verdict = follow(where.folder, where.key, first, head, head_file or where.head)
     if verdict.problem:
         print(f"{verdict.problem}\n{verdict.records} records before it are sound")
         raise typer.Exit(1)
@@ -50,7 +55,7 @@ def show(
     """Print the records of one request, as JSON; exit 1 where there are none."""
     from pointsman.ledger.audit import records_of
 
-    where, _ = _where(folder, config)
+    where = _where(folder, config).folder
     records = list(records_of(where, request_id))
     for record in records:
         print(json.dumps(record, indent=2))
@@ -59,10 +64,20 @@ def show(
         raise typer.Exit(1)
 
 
-def _where(folder: Path | None, config: Path | None) -> "tuple[Path, str]":
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """Where a log stands, and what verifies it. head: None where it stands beside the folder."""
+
+    folder: Path
+    key: str
+    head: Path | None
+
+
+def _where(folder: Path | None, config: Path | None) -> _Log:
     from pointsman.settings import load
 
     settings = load(config).audit
     if (where := folder or settings.folder) is None:
         raise ConfigError("no audit log is written; set audit.folder, or name one by --folder")
-    return where, settings.key.get_secret_value()
+    head = None if folder and folder != settings.folder else settings.head
+    return _Log(where, settings.key.get_secret_value(), head)

@@ -235,7 +235,9 @@ async def serve(
 
 
 def _auditor(settings: AuditSettings) -> Auditor:
-    return Auditor(AuditLog(settings.folder, settings.key.get_secret_value()) if settings.folder else None)
+    if settings.folder is None:
+        return Auditor(None)
+    return Auditor(AuditLog(settings.folder, settings.key.get_secret_value(), settings.head))
 
 
 def _policy(settings: Settings, known: Callable[[], bool]) -> PolicySource:

@@ -27,7 +27,7 @@ from pointsman.values.request import Message, Request, Role
 _log = structlog.get_logger()
 _INLINE_COST = 4096
 """What is read on the event loop, in a few milliseconds: a character counts one; more is read on a thread."""
-_COST_OF_A_DIGIT = 32
+_COST_OF_A_DIGIT = 64
 """Every recogniser of numbers looks at each: telephone numbers, cards and the rest (`benchmarks/policy.py`)."""
 _COST_OF_OTHERS = 4
 """What is not ASCII is read character by character, and perhaps in two ways."""
