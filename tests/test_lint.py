@@ -283,6 +283,32 @@ def test_numbers_that_are_no_personal_data_are_left_alone(cache: Path) -> None:
     assert [HARMLESS[f.text] for f in find_secrets(HARMLESS, cache / "secret-rules")] == []
 
 
+IDENTITIES = {
+    "my social security number is 536-22-8726": "a US social security number",
+    "NHS number 943 476 5919 on the form": "an NHS number",
+    "NI AB123456C": "a UK national insurance number",
+    "meine Steuer-ID ist 86095742719": "a German tax number",
+    "codice fiscale RSSMRA85T10A562S": "an Italian fiscal code",
+    "PESEL 44051401359": "a PESEL number",
+}
+
+
+@pytest.mark.parametrize(("text", "what"), IDENTITIES.items())
+def test_identity_numbers_are_found_by_their_checksums(text: str, what: str) -> None:
+    assert list(find_personal([text])) == [Found(0, "personal_data", what)]
+
+
+def test_a_bare_row_of_digits_is_an_order_number_even_where_a_checksum_holds() -> None:
+    assert not list(find_personal(["where is order 9434765919", "parcel 86095742719 is late"]))
+
+
+def test_identity_numbers_are_passed_over_without_the_extra_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
+    assert not list(find_personal(IDENTITIES))
+    monkeypatch.setitem(sys.modules, "pointsman.policy.detect", None)
+    assert not list(find_personal(IDENTITIES))
+
+
 def test_a_phone_number_in_a_country_s_own_form_takes_the_country() -> None:
     text = "call me at (415) 555-2671, order 4155552671"
     assert not list(find_personal([text]))

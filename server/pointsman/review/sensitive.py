@@ -1,18 +1,19 @@
 """Texts to what in them should not stand in a file: credentials and personal data. Knows no intents.
 
 What is found is found by libraries that are kept for it (extra `review`): Kingfisher's rules for credentials,
-email-validator, libphonenumber and pydantic-extra-types for the rest. Patterns here only cut out what they are
-asked about. Nothing is sent anywhere, and what was found is never repeated, only what kind it is.
+email-validator, libphonenumber and pydantic-extra-types for the rest; identity numbers by the recognisers of the
+policy room, where its extra is installed. Patterns here only cut out what they are asked about. Nothing is sent anywhere, and what was found is never repeated, only what kind it is.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pointsman.errors import ConfigError
 from pointsman.policy.cards import card_spans
 from pointsman.policy.credentials import Credentials
-from pointsman.values.policy import SECRET
+from pointsman.values.policy import SECRET, Action, Policy, Span
 
 PERSONAL = "personal_data"
 
@@ -23,6 +24,26 @@ _IBAN_START = re.compile(r"[A-Z]{2}\d{2}[A-Z0-9]*", re.IGNORECASE)
 _IBAN_LENGTHS = range(15, 35)
 _IBAN_GROUPS = 9
 _COUNTRY_CODE_OF_555 = 1
+_IDENTITIES = {
+    "us_ssn": "a US social security number",
+    "us_itin": "a US taxpayer number (ITIN)",
+    "uk_nhs": "an NHS number",
+    "uk_nino": "a UK national insurance number",
+    "de_tax_id": "a German tax number",
+    "es_nif": "a Spanish tax number (NIF)",
+    "fi_personal_id": "a Finnish identity code",
+    "in_aadhaar": "an Aadhaar number",
+    "it_fiscal_code": "an Italian fiscal code",
+    "pl_pesel": "a PESEL number",
+    "se_personnummer": "a Swedish identity number",
+}
+"""Kinds of `values.kinds`. None of them was found in the texts of CLINC150, of BANKING77 and of the shipped intents."""
+_NAMED = {
+    "uk_nhs": ("nhs",),
+    "de_tax_id": ("steuer", "idnr", "tax id", "tax number"),
+    "in_aadhaar": ("aadhaar", "uidai"),
+}
+"""Checksums that hold for one in twelve rows of as many random digits: a bare row counts where the text names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +76,8 @@ def find_personal(texts: Sequence[str], phone_region: str | None = None) -> Iter
     """Find e-mail addresses, phone numbers, payment cards and bank accounts that are valid ones.
 
     Phone numbers are looked for in international form; with `phone_region` (such as `US`) in that country's
-    form too, where something parts their digits. Names, postal addresses and identity numbers are not looked for.
+    form too, where something parts their digits. Identity numbers of some countries are looked for where the extra
+    `policy` is installed. Names and postal addresses are not looked for.
 
     Raises:
         ModuleNotFoundError: the extra `review` is not installed.
@@ -67,10 +89,35 @@ def find_personal(texts: Sequence[str], phone_region: str | None = None) -> Iter
         ("a payment card number", lambda text: any(card_spans(text))),
         ("a bank account number (IBAN)", _has_iban),
     )
+    identities = _identity_finder()
     for i, text in enumerate(texts):
         for what, has in looks:
             if has(text):
                 yield Found(i, PERSONAL, what)
+        for kind in identities(text):
+            yield Found(i, PERSONAL, _IDENTITIES[kind])
+
+
+def _identity_finder() -> Callable[[str], list[str]]:
+    """Return what finds the kinds of identity numbers in a text; it finds none without the extra `policy`."""
+    try:
+        from pointsman.policy.detect import Detector
+
+        detector = Detector(Policy(actions=dict.fromkeys(_IDENTITIES, Action.STAY_LOCAL)), Path())
+    except (ConfigError, ModuleNotFoundError):
+        return lambda _: []
+
+    def find(text: str) -> list[str]:
+        return sorted({span.kind for span in detector.find(text) if _is_meant(span, text)})
+
+    return find
+
+
+def _is_meant(span: Span, text: str) -> bool:
+    names = _NAMED.get(span.kind)
+    if names is None or not text[span.start : span.end].isdigit():
+        return True
+    return any(name in text.lower() for name in names)
 
 
 def _has_email(text: str) -> bool:
