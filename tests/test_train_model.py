@@ -339,7 +339,7 @@ def _check_what_is_written(site: Site, base_model: Path, result: Any) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.timeout(540)
+@pytest.mark.timeout(900)
 async def test_a_dozen_examples_become_an_adapter_that_a_server_answers_with_stopped_and_resumed(
     site: Site, base_model: Path
 ) -> None:

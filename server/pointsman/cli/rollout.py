@@ -39,11 +39,13 @@ def promote(
     """Bring a new version of a specialist into use: shadow, canary, all.
 
     A running server moves it on by itself, and takes it back when its answers succeed less often than those of
-    the live version by more than the bound, or differ from what callers got too often. Without --candidate the next stage comes now, by hand.
+    the live version by more than the bound, or differ from what callers got too often. With
+    --candidate, the held-out figures of both adapters' cards are shown. Without --candidate the next stage comes now, by hand.
     """
     from pointsman.catalog.files import read
     from pointsman.catalog.schema import SpecialistFile
     from pointsman.errors import ConfigError
+    from pointsman.host.cards import compared
     from pointsman.host.offline import file_store
     from pointsman.host.rollouts import begin, move_on
     from pointsman.settings import load
@@ -71,7 +73,10 @@ def promote(
     assert isinstance(stated, Specialist)  # noqa: S101 - narrows the union
     if stated.name != name:
         raise ConfigError(f"{candidate}: name is {stated.name!r}, the specialist to promote is {name!r}")
+    live = store.load().specialist(name)
     rollout = begin(store, stated, share, bound, answers, agreement)
+    if live is not None:
+        print("\n".join(compared(live, stated, settings.paths.specialists)))
     print(f"{name}: the candidate is in shadow for {share:.0%} of requests; a running server takes it up")
     _print_unfitted(settings, rollout)
 
