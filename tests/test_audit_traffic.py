@@ -72,6 +72,12 @@ def test_other_forms_are_read(tmp_path: Path) -> None:
     assert calls[4].time == 1_793_613_600
 
 
+@pytest.mark.parametrize("part", [1, 1e3, 1e6, 1e9])
+def test_times_are_read_in_seconds_and_their_parts(tmp_path: Path, part: float) -> None:
+    line = {"prompt": "a", "time": int(1_793_613_600 * part)}
+    assert read_calls(written(tmp_path, line)).calls[0].time == pytest.approx(1_793_613_600)
+
+
 def test_bad_lines_are_named_and_left_out(tmp_path: Path) -> None:
     log = read_calls(
         written(

@@ -17,7 +17,7 @@ from pointsman.review.economics import Case, bill, price_of_request, sensitivity
 A = Case(500_000, 5_000, 1_000, 3.0, 10.0, local_share=0.8, fixed=1_200)
 D_GPT = Case(1_000_000, 10_000, 2_000, 1.75, 14.0, local_share=0.85, fixed=1_500)
 D_DEEPSEEK = replace(
-    D_GPT, input_price=0.28, cached_price=0.028, cached_share=0.73, output_price=0.42, fixed=1_500
+    D_GPT, input_price=0.28, cached_price=0.028, cached_share=0.73, output_price=0.42, fixed=1_430
 )
 
 
@@ -46,7 +46,10 @@ def test_article_d_dear_and_cheap_clouds() -> None:
     assert dear.hybrid == pytest.approx(8_325)
     cheap = bill(D_DEEPSEEK)
     assert cheap.all_cloud == pytest.approx(1_800, rel=0.01)
-    assert cheap.hybrid == pytest.approx(1_770, rel=0.01)
+    assert cheap.hybrid == pytest.approx(1_700, rel=0.01)
+    assert bill(replace(D_DEEPSEEK, fixed=1_500)).hybrid == pytest.approx(
+        1_770, rel=0.01
+    )  # with the same machines
     assert bill(replace(D_DEEPSEEK, fixed=2_330)).hybrid == pytest.approx(2_600, rel=0.01)
     assert verdict(D_DEEPSEEK).startswith("Do not do this for the money")
     assert verdict(replace(D_DEEPSEEK, fixed=2_330)).startswith("Do not do this: the local models cost")
@@ -85,8 +88,81 @@ def test_without_local_requests_nothing_is_saved_and_more_escalations_never_help
 @given(CASES)
 def test_the_sensitivity_is_around_the_case(case: Case) -> None:
     saved = bill(case).saved
-    for _, less, more in sensitivity(case):
-        assert min(less, more) - 1e-9 <= saved <= max(less, more) + 1e-9
+    for swing in sensitivity(case):
+        assert min(swing.less, swing.more) - 1e-9 <= saved <= max(swing.less, swing.more) + 1e-9
+
+
+def test_how_often_each_side_is_right_moves_what_a_successful_task_costs() -> None:
+    case = replace(A, local_success=0.7, cloud_success=0.8)
+    swings = {swing.input: swing for swing in sensitivity(case)}
+    for name in ("local_success", "cloud_success"):
+        less, more = (
+            bill(replace(case, **{name: min(1.0, getattr(case, name) * factor)})).per_success
+            for factor in (0.8, 1.2)
+        )
+        assert (swings[name].per_success_less, swings[name].per_success_more) == (less, more)
+        assert less is not None
+        assert more is not None
+        assert less > more
+
+
+def test_what_an_input_does_that_is_a_fifth_more_is_cautioned_of_too() -> None:
+    dear = replace(A, fixed=8_500)  # saves 12 %; machines that are a fifth dearer make it a loss
+    assert bill(dear).saved > 0.1
+    assert bill(replace(dear, fixed=10_200)).saved < 0
+    assert "turns it into a loss: requests, local share, fixed." in verdict(dear)
+    worse = replace(A, local_success=0.45, local_share=0.9, fixed=4_500)
+    assert bill(worse).saved > 0
+    assert "a task that comes out right is dearer than on the cloud: local success" in verdict(worse)
+
+
+def told(*options: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pointsman", "economics", *" ".join(options).split(), "--json"], capture_output=True,
+        text=True, timeout=60, check=True,
+    )  # fmt: skip
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_the_command_reproduces_article_b_s_three_tiers() -> None:
+    found = told(
+        "--requests 1000000 --input-tokens 2000 --output-tokens 1000 --input-price 5 --output-price 20",
+        "--local-share 0.5 --mid-share 0.3 --mid-input-price 0.5 --mid-output-price 2 --fixed 100",
+    )  # $0.03, $0.003 and $0.0002 a request
+    assert found["per_request"] == pytest.approx(0.007)
+
+
+@pytest.mark.parametrize(("fixed", "hybrid"), [("1430", 1_700), ("2330", 2_600)])
+def test_the_command_reproduces_article_d_s_cheap_cloud(fixed: str, hybrid: float) -> None:
+    found = told(
+        "--requests 1000000 --input-tokens 10000 --output-tokens 2000 --input-price 0.28 --output-price 0.42",
+        f"--cached-price 0.028 --cached-share 0.73 --local-share 0.85 --fixed {fixed}",
+    )
+    assert found["all_cloud"] == pytest.approx(1_800, rel=0.01)
+    assert found["hybrid"] == pytest.approx(hybrid, rel=0.01)
+    assert found["verdict"].startswith("Do not do this")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--watts 350", "--watts: needs --kwh-price"),
+        ("--kwh-price 0.3", "--kwh-price: needs --watts"),
+        ("--mid-share 0.1", "--mid-share: needs --mid-input-price"),
+        (
+            "--mid-share 0.3 --mid-input-price 1",
+            "mid_share: must leave room for local_share, which is 0.8 (got 0.3)",
+        ),
+    ],
+)
+def test_what_would_silently_cost_nothing_is_refused(options: str, message: str) -> None:
+    shape = "--requests 1000 --input-tokens 100 --output-tokens 10 --input-price 3 --output-price 10"
+    done = subprocess.run(
+        [sys.executable, "-m", "pointsman", "economics", *shape.split(), *options.split()],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, message in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from pointsman.policy.gate import Gate
 from pointsman.sections import Shadow
 from pointsman.values.catalog import FREE_TEXT, Output, Rule
 from pointsman.values.decision import Reason
-from pointsman.values.events import Done
+from pointsman.values.events import Cost, Done, Usage
 from pointsman.values.ledger import Comparison
 from pointsman.values.policy import Action, Pattern, Policy, Span
 from pointsman.values.price import ModelPrice, PriceList
@@ -296,6 +296,46 @@ async def test_a_cloud_that_tells_no_tokens_is_asked_once_for_nothing_would_boun
             await site.ask()
     assert len(endpoint.requests) == 1
     assert (site.book.rows, site.shadows.skipped) == ([], {"failed": 1, "no price": 1})
+
+
+async def test_a_cloud_that_told_no_tokens_is_asked_again_on_the_next_day() -> None:
+    with Endpoint("mute", "ok") as endpoint:
+        async with beside(endpoint) as site:
+            await site.ask()
+            site.shadows._unbounded_on = "2026-01-01"
+            await site.ask()
+    assert (len(site.book.rows), site.shadows.skipped) == (1, {"failed": 1})
+
+
+async def test_a_price_that_is_gone_for_a_while_keeps_nothing_from_being_asked_later() -> None:
+    with Endpoint() as endpoint:
+        async with beside(endpoint) as site:
+            known, site.shadows._cloud.cost = (
+                site.shadows._cloud.cost,
+                lambda _, usage: Cost("EUR", 0.0) if usage == Usage() else None,
+            )
+            await site.ask()  # it goes while the cloud answers
+            site.shadows._cloud.cost = known
+            await site.ask()
+    assert (len(site.book.rows), site.shadows.skipped) == (1, {"failed": 1})
+
+
+async def test_what_the_first_of_a_day_spends_is_not_forgotten_by_the_second() -> None:
+    class Slow(Book):
+        """A book whose second reader gets what it held before the first has asked, once that has paid."""
+
+        def spent(self, since: float) -> float:
+            self.asked.append(since)
+            if len(self.asked) > 1:
+                time.sleep(1.0)
+            return 0.0
+
+    with Endpoint() as endpoint:
+        async with beside(endpoint, book=Slow()) as site:
+            await asyncio.gather(*(events_of(site.source, asked()) for _ in range(2)))
+            await until(lambda: not site.shadows._running)
+            assert site.shadows._spent == pytest.approx(2 * COST)
+    assert len(site.book.asked) == 1
 
 
 async def test_a_cloud_that_hangs_keeps_nobody_waiting_at_the_end() -> None:

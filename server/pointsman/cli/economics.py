@@ -29,6 +29,11 @@ def economics(
     escalated_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of local answers; paid as well.")
     ] = 0.0,
+    mid_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of requests, to another model of the cloud.")
+    ] = 0.0,
+    mid_input_price: Annotated[float, typer.Option(min=0, help="Of that one, per million tokens.")] = 0.0,
+    mid_output_price: Annotated[float, typer.Option(min=0, help="The same.")] = 0.0,
     fixed: Annotated[float | None, typer.Option(min=0, help="Local cost a month: machines, people.")] = None,
     watts: Annotated[float | None, typer.Option(min=0, help="Power of the local machines.")] = None,
     kwh_price: Annotated[float | None, typer.Option(min=0)] = None,
@@ -36,6 +41,7 @@ def economics(
         float, typer.Option(min=0, max=1, help="Share of its answers that are right.")
     ] = 1.0,
     local_success: Annotated[float, typer.Option(min=0, max=1, help="The same of the local model.")] = 1.0,
+    mid_success: Annotated[float, typer.Option(min=0, max=1, help="The same of the mid tier.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: Config = None,
 ) -> None:
@@ -57,6 +63,14 @@ def economics(
     for name in ("input_price", "output_price"):
         if name not in prices:
             raise ConfigError(f"--{name.replace('_', '-')}: needed, or --model with a price in prices.yaml")
+    if prices.get("watts") and prices.get("kwh_price") is None:
+        raise ConfigError(f"--watts: needs --kwh-price beside it, or power costs nothing (got {watts})")
+    if prices.get("kwh_price") and prices.get("watts") is None:
+        raise ConfigError(f"--kwh-price: needs --watts beside it, or power costs nothing (got {kwh_price})")
+    if mid_share and not mid_input_price + mid_output_price:
+        raise ConfigError(
+            f"--mid-share: needs --mid-input-price and --mid-output-price beside it (got {mid_share})"
+        )
     case = Case(
         requests=requests,
         input_tokens=input_tokens,
@@ -66,29 +80,45 @@ def economics(
         escalated_share=escalated_share,
         cloud_success=cloud_success,
         local_success=local_success,
+        mid_share=mid_share,
+        mid_input_price=mid_input_price,
+        mid_output_price=mid_output_price,
+        mid_success=mid_success,
         **prices,
     )
     found = bill(case)
     swings = list(sensitivity(case))
     if as_json:
-        rows = [{"input": name, "less": less, "more": more} for name, less, more in swings]
-        derived = {"saved": found.saved, "sensitivity": rows, "verdict": verdict(case)}
+        derived = {
+            "per_request": found.per_request,
+            "saved": found.saved,
+            "sensitivity": [asdict(swing) for swing in swings],
+            "verdict": verdict(case),
+        }
         print(json.dumps({"case": asdict(case)} | asdict(found) | derived, indent=2))
         return
     print(verdict(case), end="\n\n")
     lines = {
         "per successful task": found.per_success,
         "the same, cloud alone": found.per_success_all_cloud,
+        "per request": found.per_request,
         "a month": found.hybrid,
         "of that local": found.local,
         "a month, cloud alone": found.all_cloud,
         "break-even, requests a month": found.break_even,
     }
     for name, value in lines.items():
-        print(f"{name:30} {'-' if value is None else f'{value:,.6g}' if value < 1 else f'{value:,.2f}':>16}")
-    print(f"{'saved':30} {found.saved:>16.1%}\n\nsaved when an input is a fifth less, and a fifth more:")
-    for name, less, more in swings:
-        print(f"{name.replace('_', ' '):30} {less:>16.1%} {more:>10.1%}")
+        print(f"{name:30} {_amount(value):>16}")
+    print(f"{'saved':30} {found.saved:>16.1%}\n\nwhen an input is a fifth less, and a fifth more:")
+    print(f"{'':30} {'saved':>16} {'':>10} {'per success':>14}")
+    for swing in swings:
+        saved = f"{swing.less:>16.1%} {swing.more:>10.1%}"
+        each = f"{_amount(swing.per_success_less):>14} {_amount(swing.per_success_more):>12}"
+        print(f"{swing.input.replace('_', ' '):30} {saved} {each}")
+
+
+def _amount(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.6g}" if value < 1 else f"{value:,.2f}"
 
 
 def _listed(model: str, config: Path | None) -> dict[str, float]:

@@ -71,7 +71,8 @@ class Shadows:
         self._running: set[asyncio.Task[None]] = set()
         self._day = ""
         self._spent = 0.0
-        self._unbounded = False
+        self._reading = asyncio.Lock()
+        self._unbounded_on = ""
         self.skipped: Counter[str] = Counter()
 
     def draw(self) -> bool:
@@ -97,7 +98,8 @@ class Shadows:
             task.cancel()
 
     def _why_not(self) -> str:
-        if self._unbounded or self._cloud.cost(self._cloud.settings.model, Usage()) is None:
+        unbounded = self._unbounded_on == _today()
+        if unbounded or self._cloud.cost(self._cloud.settings.model, Usage()) is None:
             return "no price"
         if len(self._running) >= _AT_ONCE:
             return "busy"
@@ -126,11 +128,12 @@ class Shadows:
 
     async def _read_the_book(self) -> None:
         """Learn what was spent today, by a process before this one too."""
-        today = _today()
-        if self._day != today:
-            midnight = datetime.fromisoformat(today).replace(tzinfo=UTC).timestamp()
-            self._spent = await asyncio.to_thread(self._book.spent, midnight)
-            self._day = today
+        async with self._reading:  # the second of a day would forget what the first has spent meanwhile
+            today = _today()
+            if self._day != today:
+                midnight = datetime.fromisoformat(today).replace(tzinfo=UTC).timestamp()
+                self._spent = await asyncio.to_thread(self._book.spent, midnight)
+                self._day = today
 
     async def _row(self, answer: Answer, specialist: Specialist, egress: Egress) -> Comparison:
         settings, local = self._cloud.settings, answer.finished
@@ -167,14 +170,11 @@ class Shadows:
         model = self._cloud.settings.model
         text, finished = await egress.whole(beside, question, model, output)
         cost = self._cloud.cost(model, finished.usage)
-        if cost is None or finished.usage == Usage():
-            why = (
-                "has no price any more"
-                if cost is None
-                else "tells no tokens, so nothing bounds what it costs"
-            )
-            self._unbounded = True
-            raise BackendDownError(f"the model {model!r} {why}")
+        if cost is None:
+            raise BackendDownError(f"the model {model!r} has no price any more")
+        if finished.usage == Usage():
+            self._unbounded_on = _today()
+            raise BackendDownError(f"the model {model!r} tells no tokens, so nothing bounds what it costs")
         self._spent += cost.amount
         return text, cost
 

@@ -218,8 +218,11 @@ def _parts(content: list[Any]) -> Iterator[str]:
 def _time(fields: Mapping[str, Any]) -> float | None:
     for name in _TIMES:
         value = fields.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _LATEST:
-            return float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            # Milliseconds are beyond any second, microseconds beyond any millisecond, and so on.
+            stated = next((value / part for part in (1, 1e3, 1e6, 1e9) if value / part < _LATEST), None)
+            if stated is not None:
+                return float(stated)
         if isinstance(value, str):
             try:
                 stated = datetime.fromisoformat(value).timestamp()
