@@ -12,7 +12,9 @@ from pointsman.catalog.schema import RulesFile
 from pointsman.catalog.store import FileStore
 from pointsman.catalog.targets import users_of
 from pointsman.errors import CatalogError
+from pointsman.policy.rules import rule
 from pointsman.values.catalog import CLOUD, MID, Bounds, Catalog, Mid, Problem, Rule
+from pointsman.values.request import Constraints, Message, Request, Role
 
 GOOD = """\
 rules:
@@ -32,6 +34,7 @@ rules:
   - name: the_rest
     to: cloud
 """
+EXAMPLE = Path(__file__).parent.parent / "docs" / "rules.example.yaml"
 RULES = (
     Rule("long_documents_to_cloud", "cloud", tokens=Bounds(over=8000)),
     Rule("batch_jobs_mid", "mid", callers=("nightly-batch", "reports"), output_tokens=Bounds(1000, 5000)),
@@ -424,3 +427,23 @@ def test_every_condition_of_a_file_arrives_in_its_rule(entries):
         assert list(rule.callers) == when.get("caller", [])
         for field in ("tokens", "output_tokens", "budget_ms"):
             assert getattr(rule, field) == (Bounds(**when[field]) if field in when else None)
+
+
+# The example
+
+
+def test_the_example_in_the_docs_holds_for_the_shipped_specialists_and_sends_what_it_says(tmp_path):
+    root = EXAMPLE.parent.parent
+    store = FileStore(root / "intents", root / "specialists", EXAMPLE)
+    catalog = store.load()
+    assert not catalog.problems
+
+    def ruled(text="hello", **constraints):
+        request = Request((Message(Role.USER, text),), Constraints(**constraints))
+        return rule(request, catalog, ("reasoning",)).rule
+
+    assert ruled("word " * 8000) == "long_documents"
+    assert ruled(task_type="reasoning") == "reasoning"
+    assert ruled(output_tokens=2000) == "long_answers"
+    assert ruled(task_type="sentiment") == "short_texts"
+    assert ruled() == ""
