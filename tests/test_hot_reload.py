@@ -1,6 +1,11 @@
 """Files that change while the server runs."""
 
 import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,7 @@ from pointsman.router.leaning import read_phrases
 from pointsman.v1 import router_pb2
 
 PHRASES = sum(len(texts) for _, texts in read_phrases())
+ROOT = Path(__file__).parent.parent
 HOURS = ["when do you open", "opening hours on sunday", "how late is the shop open", "are you open on monday"]
 
 
@@ -60,6 +66,52 @@ async def test_a_dropped_a_changed_and_a_deleted_file_take_effect_within_a_secon
             return await _intent(server, "until when are you open") != "hours"
 
         assert await until(gone, 3.0) < 1.0
+
+
+async def test_a_changed_file_of_the_shipped_catalog_takes_effect_at_once(
+    site: Site, log_lines: list[dict[str, object]]
+) -> None:
+    for folder in ("intents", "specialists"):
+        shutil.copytree(ROOT / folder, site.root / folder, dirs_exist_ok=True)
+    async with running(site.settings(), engines=False, watch=True) as server:
+        assert len(server.core.catalogs.catalog.intents) == 28
+        write_intent(site.intents, "hours", "support", HOURS)
+
+        async def arrived() -> bool:
+            return await _intent(server, "until when are you open") == "hours"
+
+        took_s = await until(arrived, 30.0)
+    # Below a second on an idle machine; how far above on one that runs other things is not ours to assert.
+    loaded = [line["took_ms"] for line in log_lines if line["event"] == "catalog.loaded"]
+    print(f"took effect in {took_s:.2f} s, of which the catalog {loaded[-1]} ms")  # noqa: T201 - a report
+
+
+BLAS = """
+import asyncio, json, sys
+from pathlib import Path
+from threadpoolctl import threadpool_info
+from harness import Site, running
+
+async def main():
+    async with running(Site(Path(sys.argv[1])).fill().settings(encoder={"threads": 1}), engines=False):
+        print(json.dumps([lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]))
+
+asyncio.run(main())
+"""
+
+
+def test_a_rebuild_takes_no_more_cores_than_the_encoder_may(site: Site) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", BLAS, str(site.root)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)} | {"OPENBLAS_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    threads = json.loads(ended.stdout.splitlines()[-1]) if ended.stdout else ended.stderr
+    assert len(threads) >= 2  # numpy's, and scipy's, which the second head brings
+    assert set(threads) == {1}
 
 
 async def test_only_new_exemplars_are_embedded(site: Site) -> None:

@@ -42,8 +42,7 @@ class SnapshotBuilder:
         self._settings = settings
         self._cache = cache
         self._encoder_hash = encoder_hash
-        # BLAS threads that wait for each other take the cores of encoder and engines; the limit is the process's.
-        limit_blas = partial(threadpool_limits, limits=settings.encoder.threads, user_api="blas")
+        limit_blas = partial(_limit_blas, settings.encoder.threads)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog", initializer=limit_blas)
 
     async def build(
@@ -74,6 +73,13 @@ class SnapshotBuilder:
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+def _limit_blas(threads: int) -> None:
+    """BLAS threads that wait for each other take the cores of encoder and engines; the limit is the process's."""
+    import sklearn.linear_model  # noqa: F401 - brings scipy's BLAS: what is loaded later is not limited
+
+    threadpool_limits(limits=threads, user_api="blas")
 
 
 class CatalogManager:
