@@ -34,7 +34,8 @@ from pointsman.artifacts.store import ArtifactStore
 from pointsman.catalog.store import FileStore
 from pointsman.client import constraints
 from pointsman.generation.backend import Question
-from pointsman.generation.engine_process import EngineProcess, EngineSpec
+from pointsman.generation.engine_process import EngineProcess
+from pointsman.generation.engine_spec import EngineSpec
 from pointsman.settings import load
 from pointsman.v1 import router_pb2
 from pointsman.values.catalog import Artifact

@@ -24,7 +24,8 @@ from rich.progress import Progress
 import report
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.catalog.store import FileStore
-from pointsman.generation.engine_process import EngineProcess, EngineSpec
+from pointsman.generation.engine_process import EngineProcess
+from pointsman.generation.engine_spec import EngineSpec
 from pointsman.generation.prompt import local_question
 from pointsman.settings import load
 from pointsman.v1 import router_pb2, router_pb2_grpc

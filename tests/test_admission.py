@@ -118,13 +118,14 @@ def test_a_lone_request_never_waits_longer_than_the_bound_under_a_steady_stream(
     play(scene())
 
 
-@pytest.mark.parametrize("adapters", [2, 5, 8])
+@pytest.mark.parametrize("adapters", [2, 5, 8, 16, 30])
 def test_first_tokens_keep_the_bound_with_many_adapters_under_long_answers(adapters: int) -> None:
     async def scene() -> None:
         engine = _engine(queue_limit=1000)
         names = [f"adapter {n}" for n in range(adapters)]
         await asyncio.gather(*(_steady(engine, name, 300, 1, 60) for name in names))
-        assert max(wait for name in names for wait in engine.waits[name]) <= TURN_S + adapters * STEP_S
+        bound_s = max(TURN_S, 0.2 * adapters)  # as stated of engine.adapter_turn_s
+        assert max(wait for name in names for wait in engine.waits[name]) <= bound_s + adapters * STEP_S
 
     play(scene())
 
@@ -171,6 +172,19 @@ def test_an_answer_that_cannot_be_interrupted_is_waited_for_and_owed() -> None:
         order = "".join(adapter[0] for _, adapter in engine.steps)
         assert "s" * 300 in order
         assert "p" * 50 in order
+
+    play(scene())
+
+
+def test_nobody_waits_for_more_than_one_answer_of_an_adapter_that_cannot_be_interrupted() -> None:
+    async def scene() -> None:
+        engine = _engine(slots=1)
+        stubborn = [asyncio.create_task(engine.answer("a", 300, gives_way=False)) for _ in range(3)]
+        await asyncio.sleep(0.5)
+        await engine.answer("b", 5)
+        assert engine.waits["b"][0] <= 300 * STEP_S
+        assert sum(task.done() for task in stubborn) == 1
+        await asyncio.gather(*stubborn)
 
     play(scene())
 
@@ -272,6 +286,61 @@ def test_a_short_answer_is_expected_of_an_adapter_that_gives_short_answers() -> 
             await engine.answer("terse", 10)
         async with engine.admission.place("terse", 4000, budget_s=5.0):
             pass
+
+    play(scene())
+
+
+def test_the_first_request_of_an_adapter_is_expected_to_be_as_long_as_those_of_others() -> None:
+    async def scene() -> None:
+        engine = _engine()
+        for _ in range(5):
+            await engine.answer("a", 200)  # 50 tokens a second
+        engine.admission.tally("new")  # as a listing does
+        with pytest.raises(DeadlineError, match=r"would need 4\.0 s"):
+            async with engine.admission.place("new", 400, budget_s=3.0):
+                pass
+        async with engine.admission.place("new", 100, budget_s=3.0):  # at most
+            pass
+
+    play(scene())
+
+
+def test_the_time_to_read_a_prompt_counts_but_for_what_a_cache_has() -> None:
+    async def scene() -> None:
+        engine = _engine()
+        admission = engine.admission
+        for _ in range(3):
+            async with admission.place("a", 50) as place:
+                await asyncio.sleep(2.0)
+                place.read(200, 2.0)  # 100 tokens a second
+                for _ in range(50):
+                    await asyncio.sleep(STEP_S)
+                    place.said(1)
+                place.answered(Usage(200, 50, 0))
+        assert admission.estimate_s("a", 50) == pytest.approx(1.0, rel=0.1)  # reading left out
+        assert admission.estimate_s("a", 50, 800) == pytest.approx(9.0, rel=0.1)
+        with pytest.raises(DeadlineError):
+            async with admission.place("new", 50, budget_s=5.0, prompt_tokens=800):
+                pass
+        for _ in range(9):
+            place.answered(Usage(200, 50, 200))  # three quarters were in a cache
+        assert admission.estimate_s("a", 50, 800) == pytest.approx(3.0, rel=0.1)
+
+    play(scene())
+
+
+def test_trying_an_adapter_is_refused_by_no_limit_and_counts_in_no_figure() -> None:
+    async def scene() -> None:
+        engine = _engine(slots=1, queue_limit=0)
+        long = asyncio.create_task(engine.answer("a", 300))
+        await asyncio.sleep(0.5)
+        async with engine.admission.place("new", 4, budget_s=0.0, probes=True) as place:
+            assert place.queue_ms / 1e3 <= TURN_S + STEP_S
+        await long
+        speed = engine.admission.tokens_per_s
+        async with engine.admission.place("new", 4, probes=True):
+            await asyncio.sleep(10)
+        assert engine.admission.tokens_per_s == speed
 
     play(scene())
 

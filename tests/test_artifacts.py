@@ -107,6 +107,13 @@ def test_a_file_is_copied_under_its_hash(store, tmp_path):
     assert store.has(artifact)
 
 
+def test_nobody_writes_into_a_fetched_file_by_mistake(store, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(CONTENT)
+    path = store.fetch(Artifact("file:m.gguf", SHA))
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert (tmp_path / "m.gguf").stat().st_mode & 0o200
+
+
 def test_a_fetched_file_is_not_fetched_again(store, tmp_path):
     (tmp_path / "sub").mkdir()
     source = tmp_path / "sub" / "m.gguf"
@@ -244,7 +251,9 @@ def test_a_file_that_others_leave_no_room_for_is_given_up_early(tmp_path, monkey
 def fetched(tmp_path: Path) -> Path:
     """Fetch a file, as an earlier process did."""
     (tmp_path / "m.gguf").write_bytes(CONTENT)
-    return ArtifactStore(tmp_path / "models", tmp_path).fetch(Artifact("file:m.gguf", SHA))
+    path = ArtifactStore(tmp_path / "models", tmp_path).fetch(Artifact("file:m.gguf", SHA))
+    path.chmod(0o644)  # for whoever damages it
+    return path
 
 
 @pytest.mark.parametrize(
@@ -275,6 +284,7 @@ def test_a_damaged_file_that_cannot_be_fetched_again_is_refused_by_name(tmp_path
 def test_a_file_that_is_damaged_after_it_was_handed_out_is_not_handed_out_again(store, tmp_path):
     (tmp_path / "m.gguf").write_bytes(CONTENT)
     path = store.fetch(Artifact("file:m.gguf", SHA))
+    path.chmod(0o644)
     path.write_bytes(b"other")
     assert store.fetch(Artifact("file:m.gguf", SHA)).read_bytes() == CONTENT
 

@@ -58,11 +58,15 @@ class Engine:
         self.adapters = None
 
     @asynccontextmanager
-    async def lease(self, specialist: Specialist) -> AsyncGenerator["Engine", None]:
+    async def lease(
+        self, specialist: Specialist, budget_s: float | None = None
+    ) -> AsyncGenerator["Engine", None]:
         yield self
 
     @asynccontextmanager
-    async def place(self, tokens: int = 0, budget_s: float | None = None) -> AsyncGenerator[float, None]:
+    async def place(
+        self, tokens: int = 0, budget_s: float | None = None, prompt_tokens: int = 0
+    ) -> AsyncGenerator[float, None]:
         script = self.scripts[0]
         if isinstance(script, DeadlineError):
             raise script

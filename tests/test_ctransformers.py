@@ -20,7 +20,8 @@ import pytest
 
 from pointsman.errors import BackendDownError, InvalidRequestError
 from pointsman.generation.backend import Question
-from pointsman.generation.engine_process import EngineProcess, EngineSpec, EngineState
+from pointsman.generation.engine_process import EngineProcess, EngineState
+from pointsman.generation.engine_spec import EngineSpec
 from pointsman.sections import Engine as EngineSettings
 from pointsman.values.events import Finished, FinishReason, Token, Usage
 from pointsman.values.request import Message, Role

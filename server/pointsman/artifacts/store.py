@@ -159,6 +159,7 @@ class ArtifactStore:
                         "correct the manifest if the file is the right one"
                     )
                 target.parent.mkdir(parents=True, exist_ok=True)
+                copy.chmod(0o444)  # an engine may map it: what is written into it would change answers
                 copy.replace(target)
             self._remember(target)
         return target

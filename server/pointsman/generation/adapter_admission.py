@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from pointsman.errors import DeadlineError, OverloadedError
 from pointsman.generation.engine_slots import EngineSlots, Slot
-from pointsman.generation.speed import Speed, Tally
+from pointsman.generation.speed import Pace, Tally
 from pointsman.generation.swap_space import SwapSpace
 from pointsman.values.events import Usage
 
@@ -38,8 +38,11 @@ class Place:
     queue_ms: the wait for the first turn
     """
 
-    def __init__(self, admission: "AdapterAdmission", adapter: str, tokens: int) -> None:
+    def __init__(
+        self, admission: "AdapterAdmission", adapter: str, tokens: int, *, probes: bool = False
+    ) -> None:
         self.adapter = adapter
+        self.probes = probes
         self.gives_way = True
         self.queue_ms = 0.0
         self.left = float(tokens)
@@ -62,13 +65,14 @@ class Place:
         """Charge tokens of the answer."""
         self._admission.charge(self, tokens, made=tokens)
 
-    def read(self, tokens: int) -> None:
-        """Charge tokens of the prompt that were not in a cache."""
+    def read(self, tokens: int, seconds: float = 0.0) -> None:
+        """Charge tokens of the prompt that were not in a cache, and took so long to read."""
+        self._admission.pace.read(tokens, seconds, _now())
         self._admission.charge(self, tokens * _PROMPT_WEIGHT, made=0.0)
 
     def answered(self, usage: Usage) -> None:
         """Note what the whole answer took, and let others have the place."""
-        self._admission.tally(self.adapter).note(usage)
+        self._admission.pace.answered(self.adapter, usage)
         self._admission.leave(self)
 
     def round_tokens(self, left: int) -> int:
@@ -88,7 +92,7 @@ class Place:
 
 @dataclass(slots=True)
 class _Group:
-    """The requests of one adapter. `deficit` is what its turn may still cost, in tokens.
+    """The requests of one adapter at one scale. `deficit` is what its turn may still cost, in tokens.
 
     in_line_since: when it began to wait for a turn with requests that are new
     """
@@ -113,7 +117,9 @@ class AdapterAdmission:
     """Turns at one engine. Rejects at once when the queue is full, or a deadline cannot be met.
 
     Adapters with new requests have at least every second turn, and turns are as short as the line of them
-    asks for: none waits longer than `turn_s` for its own, as long as they are ten at most and answers give way.
+    asks for: none waits longer than `turn_s` for its own, or 0.2 s for each adapter that waits if that is longer
+    (from eleven on), as long as answers give way. What cannot be interrupted comes on top, in each turn before its own:
+    a step of a prompt, and an answer that is held to a grammar, to its end.
     """
 
     def __init__(
@@ -134,8 +140,7 @@ class AdapterAdmission:
         self._current: str | None = None
         self._turn_began = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._tallies: dict[str, Tally] = {}
-        self._speed = Speed()
+        self.pace = Pace()
         self.switches = 0
         """Turns that ended because another adapter waited."""
 
@@ -157,7 +162,7 @@ class AdapterAdmission:
     @property
     def tokens_per_s(self) -> float | None:
         """Smoothed, of all answers together; None before the first ones."""
-        return self._speed.per_s
+        return self.pace.speed.per_s
 
     @property
     def swapped_bytes(self) -> int:
@@ -171,42 +176,50 @@ class AdapterAdmission:
 
     def tally(self, adapter: str) -> Tally:
         """Return what is known of an adapter's answers."""
-        return self._tallies.setdefault(adapter, Tally())
+        return self.pace.tally(adapter)
 
-    def estimate_s(self, adapter: str, tokens: int) -> float:
+    def estimate_s(self, adapter: str, tokens: int, prompt_tokens: int = 0) -> float:
         """Return the seconds until an answer of `tokens` would be made, begun now; 0 while nothing is known.
 
         Adapters share the engine evenly, an adapter's own requests in the order of their coming.
         """
-        rate = self._speed.per_s
-        if rate is None:
+        if self.pace.speed.per_s is None:
             return 0.0
         group = self._groups.get(adapter) or _Group()
         others = sum(
             1 for key, other in self._groups.items() if key != adapter and (other.running or other.waiting)
         )
-        share = rate / (1 + others)
+        share = 1 + others
         ahead = len(group.running) + group.waiting
         wait_s = self._turn_s * others / (1 + others)
         if ahead >= self._slots:  # its own adapter's requests come first, `slots` at a time
-            wait_s = max(wait_s, group.left * (ahead - self._slots + 1) / ahead / share)
-        return wait_s + tokens * min(self._slots, ahead + 1) / share
+            wait_s = max(wait_s, self.pace.saying_s(group.left * (ahead - self._slots + 1) / ahead) * share)
+        answer_s = self.pace.saying_s(tokens * min(self._slots, ahead + 1))
+        return wait_s + (self.pace.reading_s(adapter, prompt_tokens) + answer_s) * share
 
     @asynccontextmanager
     async def place(
-        self, adapter: str = "", tokens: int = 0, budget_s: float | None = None
+        self,
+        adapter: str = "",
+        tokens: int = 0,
+        budget_s: float | None = None,
+        prompt_tokens: int = 0,
+        *,
+        probes: bool = False,
     ) -> AsyncGenerator[Place, None]:
         """Hold a place for one answer of at most `tokens`.
+
+        probes: tries an adapter that has not served yet: refused by no limit, counted in no figure
 
         Raises:
             OverloadedError: the queue is full.
             DeadlineError: an answer of usual length would not be made within `budget_s`.
 
         """
-        tally = self._tallies.get(adapter)
-        usual = min(tokens or tally.usual_tokens, tally.usual_tokens) if tally else 0.0
-        self._refuse_if_hopeless(adapter, round(usual), budget_s)
-        place = Place(self, adapter, max(1, round(usual) or tokens))
+        usual = round(self.pace.usual_tokens(adapter, tokens))
+        if not probes:
+            self._refuse_if_hopeless(adapter, self.estimate_s(adapter, usual, prompt_tokens), budget_s)
+        place = Place(self, adapter, max(1, usual or tokens), probes=probes)
         group = self._groups.setdefault(adapter, _Group())
         group.new.append(place)
         arrived = asyncio.get_running_loop().time()
@@ -234,7 +247,7 @@ class AdapterAdmission:
     def charge(self, place: Place, tokens: float, *, made: float) -> None:
         """See `Place.said` and `Place.read`."""
         place.left -= made
-        self._speed.note(made, _now())
+        self.pace.said(made, _now())
         group = self._groups.get(place.adapter)
         if group is not None and self._others_wait():
             group.deficit -= tokens
@@ -261,16 +274,15 @@ class AdapterAdmission:
         self._schedule()
         await place.admitted
 
-    def _refuse_if_hopeless(self, adapter: str, tokens: int, budget_s: float | None) -> None:
+    def _refuse_if_hopeless(self, adapter: str, estimate_s: float, budget_s: float | None) -> None:
         group = self._groups.get(adapter) or _Group()
         busy = sum(len(g.running) + g.waiting for g in self._groups.values())
         if self.waiting >= self._limit and (busy >= self._slots or group.waiting):
-            rate = self._speed.per_s or _UNKNOWN_RATE
+            rate = self.pace.speed.per_s or _UNKNOWN_RATE
             raise OverloadedError(
                 f"{self._name} is full: {self.held} at work, {self.waiting} waiting",
                 retry_after_s=max(0.1, sum(g.left for g in self._groups.values()) / rate / max(1, busy)),
             )
-        estimate_s = self.estimate_s(adapter, tokens)
         if budget_s is not None and estimate_s > budget_s:
             raise DeadlineError(
                 f"{self._name} would need {estimate_s:.1f} s for this answer, {max(0.0, budget_s):.1f} s are left",
@@ -311,8 +323,8 @@ class AdapterAdmission:
             self._admit(group)
             break
         self._set_timer()
-        running = any(group.running for group in self._groups.values())
-        (self._speed.begin if running else self._speed.end)(_now())
+        running = any(not place.probes for group in self._groups.values() for place in group.running)
+        self.pace.work(_now(), going_on=running)
 
     def _line_up(self) -> None:
         """Let every adapter stand where it belongs, behind those that stand there already."""
@@ -338,7 +350,7 @@ class AdapterAdmission:
         self._current = adapters.popleft()
         self._turn_began = _now()
         group = self._groups[self._current]
-        quantum = self._share_s() * (self._speed.per_s or _UNKNOWN_RATE)
+        quantum = self._share_s() * (self.pace.speed.per_s or _UNKNOWN_RATE)
         # What is left of a turn is not saved up, and no debt costs more than one turn.
         group.deficit = max(1.0, quantum + min(0.0, group.deficit))
         return True

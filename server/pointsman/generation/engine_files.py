@@ -1,13 +1,12 @@
 """The files of engines: verified once, and looked at again before every start of an engine."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.errors import ArtifactError
-from pointsman.generation.engine_process import EngineSpec
+from pointsman.generation.engine_spec import EngineSpec
 from pointsman.generation.gguf_check import check_adapter, check_base, check_scale
 from pointsman.values.catalog import Specialist
 
@@ -40,6 +39,32 @@ def fetch_and_check(store: ArtifactStore, specialist: Specialist) -> ModelFiles:
     return ModelFiles(specialist, base, adapter)
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Of the files of an engine. overwritten: whether one was, in place, which reaches an engine that has it open."""
+
+    told: tuple[str, ...]
+    overwritten: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFiles:
+    """The files of one engine."""
+
+    known: "EngineFiles"
+    paths: tuple[Path, ...]
+
+    def verify(self) -> None:
+        """Raise `ArtifactError` if a file is no longer what was verified. Blocking."""
+        for path in self.paths:
+            self.known.check(path)
+
+    def look(self) -> Changes:
+        """Return which files look changed, by inode, size and time. Blocking."""
+        found = [self.known.changed(path) for path in self.paths]
+        return Changes(tuple(told for told, _ in found if told), any(in_place for _, in_place in found))
+
+
 class EngineFiles:
     """What the files of engines looked like when they were verified."""
 
@@ -54,16 +79,29 @@ class EngineFiles:
                 self._verified[path] = _state(path)
         return files
 
-    def check_of(self, spec: EngineSpec) -> Callable[[], None]:
-        """Return what raises `ArtifactError` if a file of an engine is no longer what it was. Blocking."""
+    def of(self, spec: EngineSpec) -> "CheckedFiles":
+        """Return the files of one engine."""
+        return CheckedFiles(self, (spec.model, *spec.adapters))
 
-        def check() -> None:
-            for path in (spec.model, *spec.adapters):
-                self._check(path)
+    def changed(self, path: Path) -> tuple[str, bool]:
+        """Return what has happened to a file since it was verified, if anything, and whether in place. Blocking."""
+        before = self._verified.get(path)
+        try:
+            now = _state(path)
+        except OSError as error:
+            return f"{path}: {error.strerror or error}", False
+        if before is None or now == before:
+            return "", False
+        in_place = now[0] == before[0]
+        return f"{path}: {'overwritten' if in_place else 'replaced'} on disk while it is served", in_place
 
-        return check
+    def check(self, path: Path) -> None:
+        """Make sure that a file is what was verified, reading it again where it looks changed. Blocking.
 
-    def _check(self, path: Path) -> None:
+        Raises:
+            ArtifactError: it is not, or cannot be read.
+
+        """
         try:
             state = _state(path)
             if state == self._verified.get(path):
@@ -76,6 +114,8 @@ class EngineFiles:
             raise ArtifactError(
                 f"{path}: changed on disk, its sha256 is {digest}; delete it and it is fetched again"
             )
+        if _state(path) != state:
+            raise ArtifactError(f"{path}: changed on disk while it was read")
         self._verified[path] = state
 
 

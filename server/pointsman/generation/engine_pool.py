@@ -7,26 +7,40 @@ a switch, and a drain: streams that run are neither dropped nor delayed by it. A
 
 import asyncio
 import contextvars
+import math
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.errors import ArtifactError, BackendDownError
+from pointsman.generation.deadline import Deadline
+from pointsman.generation.engine_figures import figures_of
 from pointsman.generation.engine_files import EngineFiles, ModelFiles
-from pointsman.generation.engine_process import EngineProcess, EngineSpec
+from pointsman.generation.engine_plan import (
+    Key,
+    adapter_of,
+    batch_of,
+    choose,
+    is_held,
+    key_of,
+    scales_of,
+    specification,
+)
+from pointsman.generation.engine_process import EngineProcess
+from pointsman.generation.engine_spec import EngineSpec
 from pointsman.generation.lease import Lease
 from pointsman.generation.memory import resident_bytes
+from pointsman.generation.shared_work import SharedWork
+from pointsman.generation.verdicts import RETRY_S, Verdicts
 from pointsman.sections import Engine as EngineSettings
-from pointsman.values.catalog import EngineFigures, EngineState, Specialist, SpecialistStatus
+from pointsman.values.catalog import EngineState, Specialist, SpecialistStatus
 
 _DRAIN_POLL_S = 0.05
 _LATECOMERS_S = 1.0
 """How long requests that were routed before a change may take to reach their engine."""
 _FETCHES = 4
-
-Key = tuple[str, str]  # engine kind, sha256 of the base
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,15 @@ class _Seat:
 
     engine: EngineProcess
     adapters: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """An engine that was started: why it is of no use, if it is not, and whether all its adapters are sound."""
+
+    engine: EngineProcess
+    problem: str
+    sound: bool
 
 
 class EnginePool:
@@ -50,8 +73,11 @@ class EnginePool:
         self._groups: dict[Key, list[ModelFiles]] = {}  # what is or may be loaded
         self._used: dict[str, int] = {}  # adapters by their last use
         self._uses = 0
-        self._probed: set[tuple[Key, str, float]] = set()
-        self._loads: dict[tuple[Key, str], asyncio.Task[None]] = {}
+        self._verdicts = Verdicts()
+        self._works = SharedWork(tasks)
+        self._starting: set[EngineProcess] = set()
+        self._ending = False
+        self._took_s: dict[Key, float] = {}  # the last start of an engine, and its probes
         self._files = EngineFiles()
         self._problems: dict[Specialist, str] = {}
         self._seats: dict[Key, _Seat] = {}
@@ -75,6 +101,7 @@ class EnginePool:
     def forget_problems(self) -> None:
         """Judge files anew that were refused: a hub may be back, a file may have been put in its place."""
         self._problems.clear()
+        self._verdicts.pardon()
 
     async def verify(self, specialists: Sequence[Specialist]) -> dict[str, str]:
         """Fetch and check the files of specialists; returns what is wrong, by name."""
@@ -87,20 +114,25 @@ class EnginePool:
                 problems[specialist.name] = self._problems[specialist] = str(error)
         return problems
 
-    async def apply(self, specialists: Sequence[Specialist]) -> dict[str, str]:
+    async def apply(
+        self, specialists: Sequence[Specialist], asked: Specialist | None = None
+    ) -> dict[str, str]:
         """Run the engines that these specialists need, and no others; returns what is wrong, by name.
 
         A specialist with a problem takes nothing from the others: an engine that does not start leaves the
         one before it in place.
+
+        asked: is loaded whatever else makes room for it
         """
         async with self._lock:
             groups: dict[Key, list[ModelFiles]] = {}
             problems = await self.verify(specialists)
             for specialist in specialists:
                 if specialist.name not in problems:
-                    groups.setdefault(_key(specialist), []).append(await self._prepare(specialist))
+                    groups.setdefault(key_of(specialist), []).append(await self._prepare(specialist))
             for key, group in groups.items():
-                problems |= await self._seat(key, group)
+                wanted = asked is not None and key_of(asked) == key
+                problems |= await self._seat(key, group, adapter_of(asked) if asked and wanted else "")
             self._wanted = set(groups)
             self._groups = {
                 key: [files for files in group if files.specialist.name not in problems]
@@ -127,11 +159,10 @@ class EnginePool:
 
     def status(self, specialist: Specialist) -> SpecialistStatus:
         """Return how a specialist is doing."""
-        key = _key(specialist)
-        seat = self._seats.get(key)
-        if seat is None:
+        seat = self._seats.get(key_of(specialist))
+        if seat is None or self._verdicts.wrong(specialist):
             return SpecialistStatus(specialist, EngineState.DOWN, self._problem(specialist))
-        if not _held(specialist, seat.adapters):
+        if not is_held(specialist, seat.adapters):
             if self._may_load(specialist):
                 return SpecialistStatus(specialist, seat.engine.state, seat.engine.error, loaded=False)
             return SpecialistStatus(specialist, EngineState.DOWN, self._problem(specialist))
@@ -139,85 +170,113 @@ class EnginePool:
             specialist,
             seat.engine.state,
             seat.engine.error,
-            figures=_figures(seat.engine, _adapter(specialist)),
+            figures=figures_of(seat.engine, batch_of(specialist)),
         )
 
     @asynccontextmanager
-    async def lease(self, specialist: Specialist) -> AsyncGenerator[Lease, None]:
+    async def lease(
+        self, specialist: Specialist, budget_s: float | None = None
+    ) -> AsyncGenerator[Lease, None]:
         """Hold the engine of a specialist for one answer; loads its adapter first where it is not loaded.
 
         Raises:
             BackendDownError: its files were refused, or it is not loaded.
+            DeadlineError: it has to be loaded, or its engine started, which takes longer than `budget_s`.
 
         """
+        deadline = Deadline.within(budget_s)
         seat = self._seat_of(specialist)
         if seat is None and self._may_load(specialist):
-            await self._load(specialist)
+            await self._load(specialist, deadline)
             seat = self._seat_of(specialist)
         if seat is None:
-            problem = self._problem(specialist)
-            raise BackendDownError(
-                f"specialist {specialist.name!r} cannot answer: {problem}",
-                retry_after_s=1.0,
-                public=f"specialist {specialist.name!r} cannot answer now",
-            )
-        sha256 = _adapter(specialist)
+            raise self._cannot_answer(specialist)
         self._uses += 1
-        self._used[sha256] = self._uses
-        scale = specialist.adapter.scale if specialist.adapter else 0.0
-        scales = tuple(scale if held == sha256 else 0.0 for held in seat.adapters)
-        seat.engine.in_flight += 1
+        self._used[adapter_of(specialist)] = self._uses
+        engine = seat.engine
+        engine.in_flight += 1
         try:
-            yield Lease(
-                seat.engine, scales if specialist.engine == "llama_cpp" else None, sha256, self._tasks
-            )
+            deadline.ensure(engine.ready_in_s(), f"{engine.name} is being started")
+            if not self._verdicts.known_sound(specialist):
+                await self._prove(seat, specialist, deadline)
+            scales = scales_of(specialist, seat.adapters) if specialist.engine == "llama_cpp" else None
+            yield Lease(engine, scales, batch_of(specialist), deadline, self._tasks)
         finally:
-            seat.engine.in_flight -= 1
+            engine.in_flight -= 1
 
     def stop(self) -> None:
         """End all engines."""
-        for engine in [*self.engines, *(seat.engine for _, seat in self._leaving)]:
+        self._ending = True
+        for engine in [*self.engines, *(seat.engine for _, seat in self._leaving), *self._starting]:
             engine.stop()
         self._seats.clear()
         self._files_thread.shutdown(wait=False, cancel_futures=True)
 
     def _problem(self, specialist: Specialist) -> str:
-        return self._problems.get(specialist, "its model files are not loaded yet")
+        wrong = self._verdicts.wrong(specialist)
+        return wrong or self._problems.get(specialist, "its model files are not loaded yet")
+
+    def _cannot_answer(self, specialist: Specialist) -> BackendDownError:
+        return BackendDownError(
+            f"specialist {specialist.name!r} cannot answer: {self._problem(specialist)}",
+            retry_after_s=1.0,
+            public=f"specialist {specialist.name!r} cannot answer now",
+        )
 
     def _seat_of(self, specialist: Specialist) -> _Seat | None:
-        key = _key(specialist)
+        if self._verdicts.wrong(specialist):
+            return None
+        key = key_of(specialist)
         seats = [self._seats.get(key)]
         if not self._may_load(specialist):
             # A request that was routed before a change finds the engine of its time.
             seats += [seat for left, seat in self._leaving if left == key]
-        return next((s for s in seats if s and _held(specialist, s.adapters) and not s.engine.stopping), None)
+        return next(
+            (s for s in seats if s and is_held(specialist, s.adapters) and not s.engine.stopping), None
+        )
 
     def _may_load(self, specialist: Specialist) -> bool:
         """Whether its files are in order, and it is only not loaded."""
-        return any(files.specialist == specialist for files in self._groups.get(_key(specialist), ()))
+        stated = any(files.specialist == specialist for files in self._groups.get(key_of(specialist), ()))
+        return stated and not self._verdicts.wrong(specialist)
 
-    async def _load(self, specialist: Specialist) -> None:
+    async def _load(self, specialist: Specialist, deadline: Deadline) -> None:
         """Switch to an engine that holds the specialist's adapter; requests that wait for it share one switch."""
-        wanted = _key(specialist), _adapter(specialist)
-        if wanted not in self._loads:
-            task = self._tasks.create_task(
-                self._switch(specialist), name=f"load {specialist.name}", context=contextvars.Context()
-            )
-            self._loads[wanted] = task
-            task.add_done_callback(lambda _: self._loads.pop(wanted))
-        # One that leaves half-way does not end the switch of the others.
-        await asyncio.shield(self._loads[wanted])
+        key = key_of(specialist)
+        work = self._works.begin(("load", key, adapter_of(specialist)), lambda: self._switch(specialist))
+        took_s = self._took_s.get(key)
+        needed_s = None if took_s is None else max(0.0, took_s - work.done_for_s)
+        await deadline.wait(work.task, needed_s, f"specialist {specialist.name!r} is being loaded")
+        work.ensure_done()
 
     async def _switch(self, specialist: Specialist) -> None:
         async with self._lock:
-            key = _key(specialist)
+            key = key_of(specialist)
             if self._seat_of(specialist) is not None or not self._may_load(specialist):
                 return
             before = self._seats.get(key)
-            await self._seat(key, self._groups[key], asked=_adapter(specialist))
+            refused = await self._seat(key, self._groups[key], asked=adapter_of(specialist))
+            if specialist.name in refused and not self._verdicts.wrong(specialist):
+                # No engine starts with it: not for every request that asks for it.
+                self._verdicts.condemn(specialist, refused[specialist.name], RETRY_S)
             for leaving in self._leaving:
                 if leaving[1] is before:
                     self._retire(leaving)
+
+    async def _prove(self, seat: _Seat, specialist: Specialist, deadline: Deadline) -> None:
+        """Have an engine answer under an adapter that was never asked, before a caller is answered under it.
+
+        Raises:
+            BackendDownError: the engine is down, or answers nonsense.
+            DeadlineError: there is no time for it.
+
+        """
+        name = "probe", key_of(specialist), batch_of(specialist)
+        work = self._works.begin(name, lambda: self._probe(seat.engine, seat.adapters, specialist))
+        await deadline.wait(work.task, None, f"specialist {specialist.name!r} is being tried")
+        work.ensure_done()
+        if self._verdicts.wrong(specialist):
+            raise self._cannot_answer(specialist)
 
     async def _prepare(self, specialist: Specialist) -> ModelFiles:
         loop = asyncio.get_running_loop()
@@ -227,76 +286,90 @@ class EnginePool:
         """Run the engine of a group; adapters that it answers nonsense under are left out."""
         refused: dict[str, str] = {}
         before = self._seats.get(key)
-        while group:
-            loaded = self._choose(group, before.adapters if before else (), asked)
-            spec, adapters = _specification(loaded, group, self._settings)
+        while True:
+            for wrong in [files for files in group if self._verdicts.wrong(files.specialist)]:
+                refused |= self._note([wrong], self._verdicts.wrong(wrong.specialist))
+            group = [files for files in group if not self._verdicts.wrong(files.specialist)]
+            if not group:
+                return refused
+            held = before.adapters if before else ()
+            loaded = choose(group, held, self._used, asked, self._settings.max_adapters)
+            spec, adapters = specification(loaded, group, self._settings)
             if before is not None and before.engine.spec == spec:
-                down = before.engine.state is EngineState.DOWN
-                return refused | (self._note(loaded, before.engine.error) if down else {})
-            engine = EngineProcess(spec, self._settings, self._files.check_of(spec))
-            # In a context of its own: a request that registers lends its id to none of the engine's log lines.
-            self._tasks.create_task(engine.run(), name=engine.name, context=contextvars.Context())
-            problem, unsound = "", {}
-            try:
-                await engine.settled()
-                unsound = await self._probe(key, engine, adapters, loaded)
-            except BackendDownError as error:
-                problem = str(error)
-            except asyncio.CancelledError:
-                engine.stop()
-                raise
-            if unsound:
-                engine.stop()
-                for sha256, reason in unsound.items():
-                    named = [files for files in group if _adapter(files.specialist) == sha256]
-                    refused |= self._note(
-                        named, f"{named[0].adapter.name if named[0].adapter else sha256}: {reason}"
-                    )
-                group = [files for files in group if _adapter(files.specialist) not in unsound]
+                problems = await self._go_on(before.engine, adapters, loaded)
+                if problems is None:
+                    continue
+                return refused | problems
+            new = await self._start(key, spec, adapters, loaded)
+            if not new.sound:
+                new.engine.stop()
                 continue
-            if problem and before is not None:
-                engine.stop()
+            if new.problem and before is not None:
+                new.engine.stop()
                 # What the engine before it holds, it goes on serving.
-                held_back = [f for f in loaded if not _held(f.specialist, before.adapters)]
-                return refused | self._note(held_back, problem)
+                held_back = [f for f in loaded if not is_held(f.specialist, before.adapters)]
+                return refused | self._note(held_back, new.problem)
             # An engine that does not start and replaces nothing stays: its supervisor goes on trying.
-            self._seats[key] = _Seat(engine, adapters)
+            self._seats[key] = _Seat(new.engine, adapters)
             if before is not None:
                 self._leaving.append((key, before))
-            return refused | (self._note(loaded, problem) if problem else {})
-        return refused
+            return refused | (self._note(loaded, new.problem) if new.problem else {})
 
-    def _choose(self, group: list[ModelFiles], held: tuple[str, ...], asked: str) -> list[ModelFiles]:
-        """Return those to load: the adapter that is asked for, those that are loaded, and the last used."""
-        adapters = list(dict.fromkeys(_adapter(f.specialist) for f in group if f.adapter))
-        if asked:
-            # The others make room in the order of their use, whether they are loaded now or not.
-            adapters.sort(
-                key=lambda sha256: (sha256 != asked, sha256 not in held, -self._used.get(sha256, 0))
-            )
-        else:
-            adapters.sort(key=lambda sha256: (sha256 not in held, -self._used.get(sha256, 0)))
-        chosen = set(adapters[: self._settings.max_adapters])
-        return [f for f in group if not f.adapter or _adapter(f.specialist) in chosen]
+    async def _start(
+        self, key: Key, spec: EngineSpec, adapters: tuple[str, ...], loaded: Sequence[ModelFiles]
+    ) -> _Start:
+        engine = EngineProcess(spec, self._settings, self._files.of(spec))
+        if self._ending:  # a load may outlast the request that asked for it
+            return _Start(engine, "the server is shutting down", sound=True)
+        began = asyncio.get_running_loop().time()
+        # In a context of its own: a request that registers lends its id to none of the engine's log lines.
+        self._tasks.create_task(engine.run(), name=engine.name, context=contextvars.Context())
+        self._starting.add(engine)
+        try:
+            await engine.settled()
+            sound = await self._all_sound(engine, adapters, loaded)
+        except BackendDownError as error:
+            return _Start(engine, str(error), sound=True)
+        except asyncio.CancelledError:
+            engine.stop()
+            raise
+        finally:
+            self._starting.discard(engine)
+        self._took_s[key] = asyncio.get_running_loop().time() - began
+        return _Start(engine, "", sound)
 
-    async def _probe(
-        self, key: Key, engine: EngineProcess, adapters: tuple[str, ...], group: list[ModelFiles]
-    ) -> dict[str, str]:
-        """Let every adapter that is new say a few tokens; returns what is wrong, by sha256."""
-        unsound: dict[str, str] = {}
+    async def _go_on(
+        self, engine: EngineProcess, adapters: tuple[str, ...], loaded: Sequence[ModelFiles]
+    ) -> dict[str, str] | None:
+        """Go on with an engine that has all files already, and perhaps not all scales; None if one is unsound."""
+        if engine.state is EngineState.DOWN:
+            return self._note(loaded, engine.error)
+        new = [files for files in loaded if not self._verdicts.known_sound(files.specialist)]
+        try:
+            return {} if await self._all_sound(engine, adapters, new) else None
+        except BackendDownError as error:
+            return self._note(new, str(error))
+
+    async def _all_sound(
+        self, engine: EngineProcess, adapters: tuple[str, ...], group: Sequence[ModelFiles]
+    ) -> bool:
+        """Return whether the engine answers sense for each, asking where that is not known."""
         for files in group:
-            adapter = files.specialist.adapter
-            if adapter is None:
-                continue
-            sha256 = adapter.artifact.sha256
-            if (key, sha256, adapter.scale) in self._probed or sha256 in unsound:
-                continue
-            scales = tuple(adapter.scale if held == sha256 else 0.0 for held in adapters)
-            if reason := await engine.probe(scales):
-                unsound[sha256] = reason
-            else:
-                self._probed.add((key, sha256, adapter.scale))
-        return unsound
+            await self._probe(engine, adapters, files.specialist)
+        return not any(self._verdicts.wrong(files.specialist) for files in group)
+
+    async def _probe(self, engine: EngineProcess, adapters: tuple[str, ...], specialist: Specialist) -> None:
+        """Let the engine say a few tokens under an adapter and scale that it was never asked under."""
+        verdicts, adapter = self._verdicts, specialist.adapter
+        if adapter is None or verdicts.known_sound(specialist) or verdicts.wrong(specialist):
+            return
+        probe = await engine.probe(scales_of(specialist, adapters), batch_of(specialist))
+        if not probe.wrong:
+            verdicts.clear(specialist)
+            return
+        file = engine.spec.adapters[adapters.index(adapter.artifact.sha256)].name
+        reason = f"{file} at scale {adapter.scale:g}: {probe.wrong}"
+        verdicts.condemn(specialist, reason, RETRY_S if probe.died else math.inf)
 
     def _note(self, group: Sequence[ModelFiles], problem: str) -> dict[str, str]:
         self._problems |= dict.fromkeys((files.specialist for files in group), problem)
@@ -318,52 +391,3 @@ class EnginePool:
         engine.stop()
         self._leaving.remove(leaving)
         self._retiring.discard(engine)
-
-
-def _key(specialist: Specialist) -> Key:
-    return specialist.engine, specialist.base.sha256
-
-
-def _adapter(specialist: Specialist) -> str:
-    """Return the sha256 of its adapter; '' for the bare base."""
-    return specialist.adapter.artifact.sha256 if specialist.adapter else ""
-
-
-def _held(specialist: Specialist, adapters: tuple[str, ...]) -> bool:
-    return specialist.adapter is None or specialist.adapter.artifact.sha256 in adapters
-
-
-def _figures(engine: EngineProcess, adapter: str) -> EngineFigures:
-    admission = engine.admission
-    return EngineFigures(
-        engine=engine.name,
-        resident_bytes=engine.resident_bytes,
-        slots=admission.slots,
-        busy_slots=admission.held,
-        waiting=admission.waiting,
-        tokens_per_s=admission.tokens_per_s,
-        hit_rate=admission.tally(adapter).hit_rate,
-    )
-
-
-def _specification(
-    loaded: list[ModelFiles], group: list[ModelFiles], settings: EngineSettings
-) -> tuple[EngineSpec, tuple[str, ...]]:
-    """Return the engine of `loaded`; what else is in the group may be loaded later, and changes nothing else."""
-    adapters = {_adapter(files.specialist): files.adapter for files in loaded if files.adapter}
-    order = tuple(sorted(adapters))
-    kind = group[0].specialist.engine
-    native = settings.llama_server if kind == "llama_cpp" else None
-    turns = len({_adapter(files.specialist) for files in loaded})
-    spec = EngineSpec(
-        kind="llama_server" if native else kind,
-        model=group[0].base,
-        adapters=tuple(adapters[sha256] for sha256 in order),
-        context_tokens=max(files.specialist.context_tokens for files in group),
-        slots=settings.slots if kind == "llama_cpp" else 1,
-        threads=settings.threads,
-        binary=native,
-    )
-    if spec.takes_turns:
-        spec = replace(spec, spare_slots=min(settings.spare_slots, turns - 1))
-    return spec, order

@@ -6,20 +6,20 @@ import secrets
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import Callable
 from contextlib import aclosing, suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import httpx2
 import structlog
 
 from pointsman.errors import ArtifactError, BackendDownError, unwrap
 from pointsman.generation.adapter_admission import AdapterAdmission, Place
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.chat_client import ChatClient
-from pointsman.generation.llama_client import LlamaClient
+from pointsman.generation.deadline import NO_DEADLINE, Deadline
+from pointsman.generation.engine_files import CheckedFiles
+from pointsman.generation.engine_spec import EngineSpec
+from pointsman.generation.engine_watch import until_overwritten, until_silent
+from pointsman.generation.llama_client import PROBE_TOKENS, LlamaClient
 from pointsman.generation.swap_space import swap_space
 from pointsman.sections import Engine as EngineSettings
 from pointsman.settings import child_environment
@@ -33,7 +33,6 @@ _CHILDREN = {
 }
 _HEALTHY_AFTER_S = 30.0
 """An engine that lived this long restarts at once; one that did not waits longer each time."""
-_MISSED_CHECKS = 3
 _LINES_KEPT = 20
 _CHUNK = 4096
 _CONNECT_S = 5.0
@@ -41,40 +40,20 @@ _DEATH_NOTICE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class EngineSpec:
-    """What an engine is made of; equal specifications need no restart.
+class Probe:
+    """What is wrong with answers under an adapter, if anything, and whether the engine died of it, twice."""
 
-    adapters: files, in the order in which requests scale them
-    context_tokens: of one slot
-    slots: answers made at once
-    spare_slots: more slots, which keep the caches of adapters that wait for their turn
-    binary: a native llama-server, for the kind of that name
-    """
-
-    kind: str
-    model: Path
-    adapters: tuple[Path, ...]
-    context_tokens: int
-    slots: int
-    threads: int
-    binary: Path | None = None
-    spare_slots: int = 0
-
-    @property
-    def takes_turns(self) -> bool:
-        """Whether its answers can be interrupted and taken up again."""
-        return self.kind in {"llama_cpp", "llama_server"}
+    wrong: str = ""
+    died: bool = False
 
 
 class EngineProcess:
     """A supervised engine. `run` is its life, owned by whoever starts it."""
 
-    def __init__(
-        self, spec: EngineSpec, settings: EngineSettings, check: Callable[[], None] | None = None
-    ) -> None:
-        """Take `spec`; `check` is called before every start, on a thread, and raises `ArtifactError`."""
+    def __init__(self, spec: EngineSpec, settings: EngineSettings, files: CheckedFiles | None = None) -> None:
+        """Take `spec`; `files` are verified before every start, and watched as long as the engine runs."""
         self.spec = spec
-        self._check = check
+        self._files = files
         self.name = f"{spec.kind} engine {spec.model.name}"
         self.admission = AdapterAdmission(
             self.name,
@@ -93,6 +72,8 @@ class EngineProcess:
         self.in_flight = 0
         """Requests that hold a lease on this engine."""
         self._settings = settings
+        self._start_took_s: float | None = None  # the last one that succeeded
+        self._starts_at = 0.0  # the start that goes on, or the next one, by the loop's clock
         self._key = secrets.token_hex(16)
         self._client: ChatClient | LlamaClient | None = None
         self._process: Process | None = None
@@ -128,6 +109,7 @@ class EngineProcess:
             if loop.time() - begun > _HEALTHY_AFTER_S:
                 backoff = self._settings.restart_backoff_s
             self.restarts += 1
+            self._starts_at = loop.time() + backoff
             _log.warning("engine.ended", engine=self.name, error=self.error, restart_in_s=backoff)
             await _wait(self._stop, backoff)
             backoff = min(2 * backoff, self._settings.restart_backoff_max_s)
@@ -152,11 +134,26 @@ class EngineProcess:
         """End the engine and its supervision; `run` returns when it is gone."""
         self._stop.set()
 
-    async def stream(self, question: Question, place: Place | None = None) -> Stream:
-        """Answer; waits for an engine that is restarting. See `LlamaClient.stream`."""
+    def ready_in_s(self) -> float | None:
+        """Return about how long the engine takes to be ready; None where that is not known."""
+        if self.state is EngineState.READY:
+            return 0.0
+        if self._start_took_s is None:
+            return None
+        return max(0.0, self._starts_at + self._start_took_s - asyncio.get_running_loop().time())
+
+    async def stream(
+        self, question: Question, place: Place | None = None, deadline: Deadline = NO_DEADLINE
+    ) -> Stream:
+        """Answer; waits for an engine that is restarting. See `LlamaClient.stream`.
+
+        Raises:
+            DeadlineError: it does not restart before the deadline.
+
+        """
         said = False
         for last_try in (False, True):
-            client = await self._connected()
+            client = await self._connected(deadline)
             generation = self.restarts
             try:
                 answer = (
@@ -178,26 +175,43 @@ class EngineProcess:
                 raise
             return
 
-    async def probe(self, adapters: tuple[float, ...]) -> str:
-        """Return what is wrong with answers under these adapters; empty when nothing is, or cannot be told."""
-        client = await self._connected()
-        if not isinstance(client, LlamaClient):
-            return ""
-        try:
-            sound = await client.probe(adapters)
-        except BackendDownError as error:
-            return f"the engine fails under this adapter: {error}"
-        return "" if sound else "log-probabilities under this adapter are not numbers"
+    async def probe(self, adapters: tuple[float, ...], batch: str) -> Probe:
+        """Say a few tokens under these adapters, in a turn of their own; tell what is wrong, if it can be told.
 
-    async def _connected(self) -> ChatClient | LlamaClient:
+        Raises:
+            BackendDownError: the engine is down.
+
+        """
+        error = ""
+        for _ in range(2):  # an engine that dies may die of something else
+            client = await self._connected()
+            if not isinstance(client, LlamaClient):
+                return Probe()
+            try:
+                async with self.admission.place(batch, PROBE_TOKENS, probes=True) as place:
+                    sound = await client.probe(adapters, place)
+            except BackendDownError as failure:
+                error = str(failure)
+                await self._died(self.restarts)
+            else:
+                return Probe("" if sound else "log-probabilities under this adapter are not numbers")
+        return Probe(f"the engine fails under this adapter: {error}", died=True)
+
+    async def _connected(self, deadline: Deadline = NO_DEADLINE) -> ChatClient | LlamaClient:
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self._ready, self._stop)]
+        ready = asyncio.ensure_future(asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))
         try:
             async with asyncio.timeout(self._settings.start_timeout_s):
-                await self._ready.wait()
+                await deadline.wait(ready, self.ready_in_s(), f"{self.name} is being started")
         except TimeoutError:
             message = f"{self.name} is down: {self.error}"
             public = f"{self.name} is down; it is being restarted"
             raise BackendDownError(message, retry_after_s=5.0, public=public) from None
-        assert self._client is not None  # noqa: S101 - set before the event
+        finally:
+            for task in (ready, *waiting):
+                task.cancel()
+        if self._client is None:  # it is ending, or ended again before we came to ask it
+            raise BackendDownError(f"{self.name} is gone", retry_after_s=1.0)
         return self._client
 
     async def _died(self, generation: int) -> bool:
@@ -206,12 +220,15 @@ class EngineProcess:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_DEATH_NOTICE_S):
                     await self._process.wait()
+                    while self.restarts == generation:  # its supervisor notices it, too
+                        await asyncio.sleep(0.01)
         return self.restarts != generation or self._process is None or self._process.returncode is not None
 
     async def _live_once(self) -> None:
         self.state = EngineState.STARTING
-        if self._check is not None:
-            await asyncio.to_thread(self._check)
+        self._starts_at = asyncio.get_running_loop().time()
+        if self._files is not None:
+            await asyncio.to_thread(self._files.verify)
         process = await self._spawn()
         self._process = process
         self.pid = process.pid
@@ -234,10 +251,7 @@ class EngineProcess:
 
     async def _spawn(self) -> Process:
         swap = self.admission.swap
-        specification = {key: _plain(value) for key, value in asdict(self.spec).items()} | {
-            "api_key": self._key,
-            "swaps": swap is not None,
-        }
+        specification = self.spec.as_json(api_key=self._key, swaps=swap is not None)
         self._stderr.clear()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -252,7 +266,7 @@ class EngineProcess:
         )
         assert process.stdin is not None  # noqa: S101 - piped
         try:
-            process.stdin.write(json.dumps(specification).encode() + b"\n")
+            process.stdin.write(specification)
             await process.stdin.drain()
         except (BrokenPipeError, ConnectionResetError):
             pass  # it died at once; the handshake says so
@@ -294,6 +308,7 @@ class EngineProcess:
         self._client = await asyncio.to_thread(self._connect)
         self.admission.engine_began()
         self.state = EngineState.READY
+        self._start_took_s = asyncio.get_running_loop().time() - self._starts_at
         self.error = ""
         self._ready.set()
         self._settled.set()
@@ -301,8 +316,10 @@ class EngineProcess:
         waiting = [
             asyncio.ensure_future(process.wait()),
             asyncio.ensure_future(self._stop.wait()),
-            asyncio.ensure_future(self._watch_health()),
+            asyncio.ensure_future(until_silent(self.url, self._settings.health_interval_s)),
         ]
+        if self._files is not None:
+            waiting.append(asyncio.ensure_future(until_overwritten(self.name, self._files)))
         try:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -332,26 +349,6 @@ class EngineProcess:
             retries=0,
             ours=True,
         )
-
-    async def _watch_health(self) -> None:
-        """Return when the engine no longer answers."""
-        if not self._settings.health_interval_s:
-            await asyncio.Event().wait()
-        missed = 0
-        timeout_s = max(1.0, self._settings.health_interval_s)
-        # Loopback: no proxies, and no certificates to read.
-        async with httpx2.AsyncClient(
-            base_url=self.url,
-            timeout=timeout_s,
-            trust_env=False,
-            verify=False,
-        ) as client:
-            while missed < _MISSED_CHECKS:
-                await asyncio.sleep(self._settings.health_interval_s)
-                try:
-                    missed = 0 if (await client.get("/health")).is_success else missed + 1
-                except httpx2.HTTPError:
-                    missed += 1
 
     async def _end(self, process: Process) -> None:
         """End the child: by the end of its stdin, and by force when that does not help."""
@@ -389,12 +386,6 @@ class EngineProcess:
 
     def _last_words(self) -> str:
         return f"; it said: {self._stderr[-1]}" if self._stderr else ""
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

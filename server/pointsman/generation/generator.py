@@ -45,7 +45,7 @@ from pointsman.values.events import (
     Token,
     Usage,
 )
-from pointsman.values.request import Request
+from pointsman.values.request import BYTES_PER_TOKEN, Request, size_of
 
 Said = AsyncGenerator[Token | Escalation, None]
 _CLOUD_FAILURES = (BackendDownError, OverloadedError, InvalidRequestError, PolicyError)
@@ -314,7 +314,7 @@ class Generator:
         self, answer: Answer, specialist: Specialist, watch: Watch, *, repair: bool = False
     ) -> Stream:
         """Ask the specialist's engine."""
-        async with self._engines.lease(specialist) as lease:
+        async with self._engines.lease(specialist, answer.left_s()) as lease:
             question = local_question(
                 answer.request,
                 specialist,
@@ -322,7 +322,8 @@ class Generator:
                 judged=watch.model is not None or answer.drawn,
                 repair=repair,
             )
-            async with lease.place(question.max_tokens, answer.left_s()) as queue_ms:
+            prompt_tokens = size_of(question.messages) // BYTES_PER_TOKEN
+            async with lease.place(question.max_tokens, answer.left_s(), prompt_tokens) as queue_ms:
                 answer.queue_ms = queue_ms
                 async with aclosing(lease.stream(question)) as stream:
                     async for item in stream:

@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from pointsman.generation.adapter_admission import Place
 from pointsman.generation.backend import Question, Stream
+from pointsman.generation.deadline import Deadline
 from pointsman.generation.engine_process import EngineProcess
 from pointsman.generation.unbroken import ended
 from pointsman.values.events import Finished, Token
@@ -18,30 +19,34 @@ class Lease:
         self,
         engine: EngineProcess,
         adapters: tuple[float, ...] | None,
-        adapter: str,
+        batch: str,
+        deadline: Deadline,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        """Hold `engine` for a request under `adapter`, by sha256; '' is the bare base."""
+        """Hold `engine` for a request of a batch: its adapter and scale, see `engine_plan`."""
         self.engine = engine
         self.adapters = adapters
-        self.adapter = adapter
+        self.batch = batch
+        self._deadline = deadline
         self._tasks = tasks
         self._place: Place | None = None
 
-    def estimate_s(self, tokens: int) -> float:
-        """Return the seconds until an answer of `tokens` would be made; see `AdapterAdmission`."""
-        return self.engine.admission.estimate_s(self.adapter, tokens)
-
     @asynccontextmanager
-    async def place(self, tokens: int = 0, budget_s: float | None = None) -> AsyncGenerator[float, None]:
+    async def place(
+        self, tokens: int = 0, budget_s: float | None = None, prompt_tokens: int = 0
+    ) -> AsyncGenerator[float, None]:
         """Hold a place for one answer of at most `tokens`; yields the wait in milliseconds.
+
+        prompt_tokens: about how many are to be read
 
         Raises:
             OverloadedError: the queue is full.
             DeadlineError: the answer would not be made within `budget_s`.
 
         """
-        async with self.engine.admission.place(self.adapter, tokens, budget_s) as place:
+        if budget_s is not None:
+            budget_s -= self.engine.ready_in_s() or 0.0
+        async with self.engine.admission.place(self.batch, tokens, budget_s, prompt_tokens) as place:
             self._place = place
             try:
                 yield place.queue_ms
@@ -70,7 +75,7 @@ class Lease:
     async def _read(self, question: Question, pieces: "asyncio.Queue[Token | Finished | Exception]") -> None:
         place = self._place
         try:
-            async with aclosing(self.engine.stream(question, place)) as stream:
+            async with aclosing(self.engine.stream(question, place, self._deadline)) as stream:
                 async for piece in stream:
                     if place is not None and isinstance(piece, Finished):
                         place.answered(piece.usage)

@@ -26,7 +26,8 @@ from pointsman.generation.unbroken import ended
 from pointsman.values.events import Finished, FinishReason, Token, Usage
 
 _RETRY_S = 1.0
-_PROBE_TOKENS = 4
+PROBE_TOKENS = 4
+_PROBE_PROMPT = "Hello"
 _BEGINS_WITHIN_S = 30.0
 """How long a request that was given up waits for its first piece. The engine does not come to it sooner."""
 _EVENT = "data: "
@@ -105,24 +106,29 @@ class LlamaClient:
                     yield token
         yield Finished(draft.reason, draft.usage)
 
-    async def probe(self, adapters: tuple[float, ...]) -> bool:
+    async def probe(self, adapters: tuple[float, ...], place: Place) -> bool:
         """Return whether a few tokens under these adapters have log-probabilities that are numbers.
 
         Raises:
             BackendDownError: the engine died of it.
 
         """
+        slot = place.slot(_PROBE_PROMPT)
         body = {
-            "prompt": "Hello",
-            "n_predict": _PROBE_TOKENS,
+            "prompt": _PROBE_PROMPT,
+            "n_predict": PROBE_TOKENS,
             "n_probs": 1,
             "temperature": 0,
             "ignore_eos": True,
+            "id_slot": slot.number,
             "lora": [{"id": i, "scale": scale} for i, scale in enumerate(adapters)],
         }
+        if place.swap is not None:  # the slot may hold what others want again
+            await place.swap.settle(slot, place, adapters, _PROBE_PROMPT, self._post)
         reply = await self._post("/completion", body)
+        slot.adapter, slot.text, slot.holds = None, "", None  # what it holds now is of use to nobody
         entries = reply.get("completion_probabilities") or ()
-        return len(entries) == _PROBE_TOKENS and math.isfinite(_logprob(reply))
+        return len(entries) == PROBE_TOKENS and math.isfinite(_logprob(reply))
 
     async def _round(
         self, question: Question, draft: _Draft, place: Place | None
@@ -167,7 +173,7 @@ class LlamaClient:
         made = chunk.get("tokens_predicted", 0)
         timings = chunk.get("timings") or {}
         if made and not this.made and place is not None:
-            place.read(timings.get("prompt_n", 0))
+            place.read(timings.get("prompt_n", 0), timings.get("prompt_ms", 0.0) / 1e3)
         if made > this.made:
             if place is not None:
                 place.said(made - this.made)

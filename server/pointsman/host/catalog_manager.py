@@ -213,7 +213,7 @@ class CatalogManager:
         async def register() -> str:
             before = self.catalog.specialist(specialist.name)
             await asyncio.to_thread(self._store.catalogs.put_specialist, specialist)
-            version = await self._reload()
+            version = await self._reload(asked=specialist)
             problem = next((p for p in self._refused if p.value == specialist.name), None)
             if problem is None:
                 return version
@@ -304,14 +304,14 @@ class CatalogManager:
                 "catalog.reload_failed", error=str(error), exc_info=not isinstance(error, PointsmanError)
             )
 
-    async def _reload(self, *, fetch: bool = False) -> str:
+    async def _reload(self, *, fetch: bool = False, asked: Specialist | None = None) -> str:
         begun = time.perf_counter()
         catalog, learned = await asyncio.to_thread(self._store.load)  # no file I/O on the event loop
         current = self.catalog
         contents = self._store.contents if isinstance(self._store, BundleStore) else None
         if self._run_engines:
             stated = catalog.specialists
-            catalog = await self._with_engines(catalog, fetch=fetch)
+            catalog = await self._with_engines(catalog, fetch=fetch, asked=asked)
             if self._contents is not None and self._held_back(stated):
                 contents, learned = self._contents, self._learned
                 catalog = replace(current, problems=catalog.problems)
@@ -319,6 +319,7 @@ class CatalogManager:
             catalog == replace(current, loaded_at=catalog.loaded_at)
             and learned.digest == self._learned.digest
         ):
+            self._engines.retire_unused()  # an adapter that was asked for may have changed them nevertheless
             return self.version
         self._router.swap(await self._builder.build(catalog, learned, contents))
         self._learned, self._contents = learned, contents
@@ -340,14 +341,14 @@ class CatalogManager:
                 _log.error("catalog.refused", **asdict(problem))
         return self.version
 
-    async def _with_engines(self, catalog: Catalog, *, fetch: bool) -> Catalog:
+    async def _with_engines(self, catalog: Catalog, *, fetch: bool, asked: Specialist | None) -> Catalog:
         """Run the engines of a catalog; specialists that cannot be served keep their last good manifest.
 
         Candidates that cannot be served are on no trial.
         """
         stated = catalog.specialists + tuple(rollout.candidate for rollout in catalog.rollouts)
-        if stated != self._stated:
-            await self._set_engines(stated, fetch=fetch)
+        if stated != self._stated or asked is not None:
+            await self._set_engines(stated, fetch=fetch, asked=asked)
             self._stated = stated
         refused = {problem.value for problem in self._refused}
         return replace(
@@ -357,7 +358,9 @@ class CatalogManager:
             problems=catalog.problems + self._refused,
         )
 
-    async def _set_engines(self, specialists: tuple[Specialist, ...], *, fetch: bool) -> None:
+    async def _set_engines(
+        self, specialists: tuple[Specialist, ...], *, fetch: bool, asked: Specialist | None
+    ) -> None:
         engines = self._engines
         self._unfetched = set()
         if not fetch:
@@ -369,7 +372,7 @@ class CatalogManager:
             return
         # The last good manifest of a refused one, if it has any, serves in its place.
         serving = [s for s in self._last_good(specialists) if s.name not in refused or s not in specialists]
-        refused |= await engines.apply(serving)
+        refused |= await engines.apply(serving, asked)
         self._refused = self._problems(refused)
         if self._held_back(specialists):
             await engines.apply(self._running)  # what still serves

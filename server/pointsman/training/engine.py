@@ -18,7 +18,7 @@ import httpx2
 from pointsman.errors import BackendDownError
 from pointsman.generation.backend import Question
 from pointsman.generation.chat_client import ChatClient
-from pointsman.generation.engine_process import EngineSpec
+from pointsman.generation.engine_spec import EngineSpec
 from pointsman.settings import child_environment
 from pointsman.values.events import Finished, Token
 
