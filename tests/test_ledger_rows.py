@@ -1,6 +1,8 @@
 """What the ledger has of requests that came to each of their ends, in memory and through a real server."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
@@ -153,3 +155,46 @@ async def test_rows_of_a_real_server_have_all_that_is_known_of_their_requests(
     )
     assert answered["queue_ms"] >= 0
     assert 0 < answered["ttft_ms"] <= answered["total_ms"]
+
+
+async def test_texts_are_stored_redacted_where_there_is_no_policy_too(site: Site, sqlite: str) -> None:
+    ledger = {"enabled": True, "url": sqlite, "flush_s": 0.02, "text": True}
+    with Endpoint() as cloud:
+        async with running(
+            site.fill().settings(cloud=cloud.settings, ledger=ledger), engines=False
+        ) as server:
+            await collect(
+                server.client.generate(f"{FAR}, and tell ada@acme-corp.com of DE89 3704 0044 0532 0130 00")
+            )
+            await server.client.feedback(
+                await _only_id(sqlite), accepted=False, answer="Ask ada@acme-corp.com."
+            )
+    (row,) = await asyncio.to_thread(rows, sqlite)
+    assert row["prompt"] == f"{FAR}, and tell [EMAIL_1] of [IBAN_1]"
+    assert (
+        "ada@acme-corp.com" in cloud.requests[0]["messages"][-1]["content"]
+    )  # no policy says that it may not leave
+
+
+async def _only_id(url: str) -> str:
+    found: list[str] = []
+
+    async def there() -> bool:
+        found[:] = [row["request_id"] for row in await asyncio.to_thread(rows, url)]
+        return bool(found)
+
+    await until(there)
+    return found[0]
+
+
+def test_without_the_extra_that_redacts_texts_are_not_stored_and_the_start_is_refused(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['presidio_analyzer'] = None\n"
+        "from pathlib import Path; from pointsman.host.policy_source import PolicySource\n"
+        f"PolicySource(Path('none.yaml'), Path({str(tmp_path)!r})).redact_stored('ledger.text')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "ledger.text: texts are stored redacted, and a policy needs the extra `policy`" in done.stderr

@@ -254,6 +254,8 @@ def _policy(settings: Settings, known: Callable[[], bool]) -> PolicySource:
 
 
 def _books(settings: Settings, policy: PolicySource) -> "tuple[LedgerWriter | None, Telemetry | None]":
+    if settings.ledger.enabled and settings.ledger.text and not policy.there:
+        policy.redact_stored("ledger.text")
     ledger = LedgerWriter(settings.ledger, policy.gate.redacted_together) if settings.ledger.enabled else None
     return ledger, _telemetry(settings.telemetry)
 

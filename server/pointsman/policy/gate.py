@@ -67,10 +67,15 @@ class Gate:
         self._policy = policy or Policy()
         self._detector = detector
         self._known = known
+        self._stored: tuple[Policy, Detector] | None = None
 
     def replace(self, policy: Policy, detector: Detector) -> None:
         """Apply another policy from now on."""
         self._policy, self._detector = policy, detector
+
+    def redact_stored(self, policy: Policy, detector: Detector) -> None:
+        """While there is no policy, take out of texts that are stored what this one names."""
+        self._stored = (policy, detector)
 
     async def admit(self, request: Request) -> Request:
         """Return a request with what the policy says of it; one that stays local is marked as such.
@@ -137,20 +142,21 @@ class Gate:
 
     def redacted_together(self, texts: Sequence[str], caller: str = "") -> tuple[str, ...]:
         """Return texts as they may be stored; the same original gets the same placeholder in all of them."""
-        if self._detector is None:
+        policy, detector = (self._policy, self._detector)
+        if detector is None and self._stored is not None:
+            policy, detector = self._stored
+        if detector is None:
             return tuple(texts)
         known = self._known()
         messages, spans = [], []
         for text in texts:
             try:
-                found = self._detector.find(text)
+                found = detector.find(text)
             except Exception:  # noqa: BLE001 - whatever fails, nothing is stored
                 text, found = "", ()  # noqa: PLW2901
             messages.append(Message(Role.USER, text))
             spans.append(
-                tuple(
-                    s for s in found if self._policy.action(s.kind, caller, known=known) is not Action.ALLOW
-                )
+                tuple(s for s in found if policy.action(s.kind, caller, known=known) is not Action.ALLOW)
             )
         return tuple(message.content for message in redact(tuple(messages), spans)[0])
 
