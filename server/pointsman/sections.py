@@ -181,7 +181,9 @@ class Engine(_Section):
     )
     queue_limit: Annotated[int, Field(ge=0)] = Field(64, description="answers that may wait for a slot")
     adapter_turn_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        2.0, description="longest wait of a request for its adapter's turn, while others have theirs"
+        2.0,
+        description="longest wait of a request for its adapter's turn, while others have theirs; with more than ten "
+        "of them waiting, 0.2 s for each; an answer held to a grammar is waited for on top",
     )
     max_adapters: Count = Field(
         16, description="adapters that one engine holds; the least recently used one makes room"
@@ -278,11 +280,7 @@ class Ledger(_Section):
         default_factory=ledger_url,
         description="`sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/NAME` (extra `postgres`)",
     )
-    text: bool = Field(
-        False,
-        description="keep prompts and answers too, redacted by the policy; where there is none, of every kind it could "
-        "name (extra `policy`)",
-    )
+    text: bool = Field(False, description="keep prompts and answers too, redacted by the policy")
     flush_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1.0,
         description="time between two writes; a killed process loses the rows of its last `flush_s` and of the write "
