@@ -280,7 +280,11 @@ class Ledger(_Section):
         default_factory=ledger_url,
         description="`sqlite:///PATH`, or `postgresql://USER:PASSWORD@HOST/NAME` (extra `postgres`)",
     )
-    text: bool = Field(False, description="keep prompts and answers too, redacted by the policy")
+    text: bool = Field(
+        False,
+        description="keep prompts and answers too, redacted by the policy; where there is none, of every kind it could "
+        "name (extra `policy`)",
+    )
     flush_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
         1.0,
         description="time between two writes; a killed process loses the rows of its last `flush_s` and of the write "
