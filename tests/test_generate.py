@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import sys
 import time
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,15 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from adapters import write_adapter
 from harness import Site, collect, running, until, write_specialist
 from pointsman.client import constraints
 from pointsman.v1 import router_pb2
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("base_model")]
 
-LATE = 16
-"""Most tokens that an engine makes after its caller has gone: it hears of it within one or two, and the machine is noisy."""
+LATE = 4
+"""Most tokens that an engine makes after its caller has gone: what is on the way to the caller, and one or two until it hears."""
 LONG = "Tell me a very long story about a railway, a river and a town, with many details."
 
 
@@ -37,16 +40,17 @@ async def _busy_slots(engine: Any) -> int:
     return sum(slot["is_processing"] for slot in await _slots(engine))
 
 
-async def _decoded(server: Any) -> int:
+async def _decoded(server: Any, specialist: str = "general") -> int:
     """Return how many tokens the engine made for the last `LONG`, once its slot is free."""
 
     async def free() -> bool:
         return await _busy_slots(server.engine) == 0
 
     await until(free, 5.0)
-    held = max(slot.get("n_prompt_tokens", 0) for slot in await _slots(server.engine))
+    last = max(await _slots(server.engine), key=lambda slot: slot.get("id_task", -1))
+    held = last["n_prompt_tokens"]
     _, events = await collect(
-        server.client.generate(LONG, constraints(specialist="general"), _sampling(max_tokens=1))
+        server.client.generate(LONG, constraints(specialist=specialist), _sampling(max_tokens=1))
     )
     return held - events[-1].done.usage.prompt_tokens
 
@@ -138,31 +142,47 @@ async def test_streams_of_several_callers_run_at_the_same_time(site: Site) -> No
     assert b_first < a_last
 
 
-async def test_a_cancelled_stream_frees_its_slot(site: Site) -> None:
-    async with running(site.fill().settings()) as server:
-        events = server.client.generate(LONG, constraints(specialist="general"), _sampling(max_tokens=250))
-        seen = 0
+async def _left_after(server: Any, tokens: int, specialist: str) -> int:
+    """Leave an answer after so many tokens; return how many more the engine made of it."""
+    seen = 0
+    rules = constraints(specialist=specialist)
+    async with aclosing(server.client.generate(LONG, rules, _sampling(max_tokens=250))) as events:
         async for event in events:
             seen += event.WhichOneof("event") == "token"
-            if seen == 20:
+            if seen == tokens:
                 break
-        assert await _busy_slots(server.engine) == 1
-        await events.aclose()
-        assert 20 <= await _decoded(server) <= 20 + LATE
+    return await _decoded(server, specialist) - tokens
+
+
+@pytest.mark.parametrize("specialist", ["general", "red"])
+async def test_a_cancelled_stream_frees_its_slot_within_a_few_tokens(
+    site: Site, base_model: Path, specialist: str
+) -> None:
+    """As shipped: one adapter or none, caches swapped."""
+    sha256 = write_adapter(site.specialists / "red.gguf", base_model, seed=1)
+    write_specialist(site.specialists, "red", adapter={"uri": "file:red.gguf", "sha256": sha256})
+    async with running(site.fill().settings()) as server:
+        assert server.engine.admission.swap is not None
+        late = [await _left_after(server, 20, specialist) for _ in range(5)]
+        assert min(late) >= 0
+        assert sorted(late)[2] <= LATE, late  # of five: once in a while the machine does something else
         await until(lambda: server.engine.in_flight == 0 and server.engine.admission.held == 0)
 
 
 async def test_a_deadline_frees_the_slot_too(site: Site) -> None:
     async with running(site.fill().settings()) as server:
-        timeout_s, server.client._timeout_s = server.client._timeout_s, 1.0
-        seen = 0
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            rules = constraints(specialist="general")
-            async for event in server.client.generate(LONG, rules, _sampling(max_tokens=250)):
-                seen += event.WhichOneof("event") == "token"
-        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        server.client._timeout_s = timeout_s
-        assert seen <= await _decoded(server) <= seen + LATE
+        rules, patience_s = constraints(specialist="general"), server.client._timeout_s
+        late = []
+        for _ in range(5):
+            seen, server.client._timeout_s = 0, 1.5
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                async for event in server.client.generate(LONG, rules, _sampling(max_tokens=250)):
+                    seen += event.WhichOneof("event") == "token"
+            assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            server.client._timeout_s = patience_s
+            late.append(await _decoded(server) - seen)
+        assert min(late) >= 0
+        assert sorted(late)[2] <= LATE, late
 
 
 async def test_a_client_that_vanishes_frees_the_slot(site: Site) -> None:
@@ -188,6 +208,31 @@ async def test_a_client_that_vanishes_frees_the_slot(site: Site) -> None:
             return await _busy_slots(server.engine) == 0
 
         assert await until(free, 3.0) < 2.0
+
+
+VANISHING = """
+import sys
+from pointsman import Client
+from pointsman.client import constraints
+from pointsman.v1 import router_pb2
+with Client(sys.argv[1]) as client:
+    sampling = router_pb2.Sampling(temperature=0, max_tokens=250)
+    for event in client.generate(sys.argv[2], constraints(specialist="general"), sampling):
+        print(event.WhichOneof("event"), flush=True)
+"""
+
+
+async def test_a_client_that_is_killed_within_its_answer_frees_the_slot(site: Site) -> None:
+    async with running(site.fill().settings()) as server:
+        client = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", VANISHING, server.address, LONG), stdout=asyncio.subprocess.PIPE
+        )
+        assert client.stdout is not None
+        assert [await client.stdout.readline() for _ in range(3)] == [b"decision\n", b"token\n", b"token\n"]
+        client.kill()
+        await client.wait()
+        assert await _decoded(server) < 100  # of 250: it did not just come to its end
+        await until(lambda: server.engine.in_flight == 0 and server.engine.admission.held == 0)
 
 
 async def test_a_full_queue_answers_resource_exhausted_with_a_time_to_come_back(site: Site) -> None:
