@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import os
 import signal
@@ -19,6 +20,7 @@ from pointsman.cli.specialists import specialists
 from pointsman.client import constraints
 from pointsman.errors import ArtifactError
 from pointsman.generation.gguf_check import check_adapter, check_scale
+from pointsman.training.export import write_unquantised
 from pointsman.v1 import catalog_pb2, router_pb2
 
 pytestmark = pytest.mark.model
@@ -67,22 +69,113 @@ async def test_the_least_recently_used_adapter_makes_room_for_one_that_is_asked_
         assert len(server.core.engines.engines) == 1
 
 
+def _wild(site: Site, base: Path) -> str:
+    """Write an adapter that says nothing but noise, though little at a tiny scale; returns its sha256.
+
+    Its values are finite, and of a size that the static check lets pass: only the engine can tell.
+    """
+    return write_adapter(site.specialists / "wild.gguf", base, size=150.0, alpha=4000.0)
+
+
 async def test_an_adapter_under_which_the_engine_says_nothing_but_noise_is_refused_and_the_rest_serves(
     site: Site, base_model: Path
 ) -> None:
     _fill(site, base_model, "red")
-    # Finite, and of a size that the static check lets pass: only the engine can tell.
-    sha256 = write_adapter(site.specialists / "wild.gguf", base_model, size=900.0, alpha=4000.0)
-    write_specialist(
-        site.specialists, "wild", adapter={"uri": "file:wild.gguf", "sha256": sha256, "scale": 1.0}
-    )
+    adapter = {"uri": "file:wild.gguf", "sha256": _wild(site, base_model)}
+    write_specialist(site.specialists, "wild", adapter=adapter)
     async with running(site.settings()) as server:
         (problem,) = (await server.client.list_intents()).health.problems
         assert problem.value == "wild"
-        assert "wild.gguf" in problem.message
+        assert "wild.gguf at scale 1: log-probabilities" in problem.message
         assert await _say(server, "red")
         with pytest.raises(grpc.aio.AioRpcError, match=r"'[a-z_]+' cannot answer now"):
             await _say(server, "wild")
+
+
+async def test_an_unsound_adapter_that_is_asked_for_starts_one_engine_and_not_one_for_each_request(
+    site: Site, base_model: Path, log_lines: list[dict[str, object]]
+) -> None:
+    _fill(site, base_model, "blue")
+    adapter = {"uri": "file:wild.gguf", "sha256": _wild(site, base_model)}
+    write_specialist(site.specialists, "wild", adapter=adapter)
+    async with running(site.settings(engine={"max_adapters": 1}, log={"level": "info"})) as server:
+        assert (await _statuses(server))["wild"].loaded is False
+        before = server.engine
+
+        def started() -> int:
+            return sum(line["event"] == "engine.ready" for line in log_lines)
+
+        assert started() == 1
+        for _ in range(3):
+            with pytest.raises(grpc.aio.AioRpcError, match="'wild' cannot answer now"):
+                await _say(server, "wild")
+        assert started() == 2
+        assert server.engine is before
+        status = (await _statuses(server))["wild"]
+        assert status.engine_state == catalog_pb2.ENGINE_STATE_DOWN
+        assert "wild.gguf at scale 1: log-probabilities" in status.error
+        assert await _say(server, "blue")
+
+
+async def test_an_adapter_is_tried_at_every_scale_that_it_is_registered_with(
+    site: Site, base_model: Path
+) -> None:
+    _fill(site, base_model)
+    message = _message("wild", _wild(site, base_model), "wild.gguf")
+    async with running(site.settings()) as server:
+        message.specialist.adapter.scale = 1e-6
+        await server.client.catalog.RegisterSpecialist(message)
+        said = await _say(server, "wild")
+        for name in ("wild", "wilder"):  # the scale edited, and another specialist
+            message.specialist.name, message.specialist.adapter.scale = name, 1.0
+            with pytest.raises(grpc.aio.AioRpcError, match=r"wild\.gguf at scale 1") as raised:
+                await server.client.catalog.RegisterSpecialist(message)
+            assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert await _say(server, "wild") == said
+        assert "wilder" not in await _statuses(server)
+
+
+async def test_a_registration_is_answered_once_its_adapter_is_loaded_though_the_engine_was_full(
+    site: Site, base_model: Path
+) -> None:
+    _fill(site, base_model, "red")
+    wild = _message("wild", _wild(site, base_model), "wild.gguf")
+    new = _message("new", write_adapter(site.specialists / "new.gguf", base_model, seed=9), "new.gguf")
+    async with running(site.settings(engine={"max_adapters": 1})) as server:
+        with pytest.raises(grpc.aio.AioRpcError, match=r"wild\.gguf at scale 1"):
+            await server.client.catalog.RegisterSpecialist(wild)
+        assert (await _statuses(server))["red"].loaded
+        await server.client.catalog.RegisterSpecialist(new)
+        loaded = {name for name, status in (await _statuses(server)).items() if status.loaded}
+        assert loaded == {"general", "new"}
+        assert len({await _say(server, name) for name in ("new", "red")}) == 2
+        assert (await _statuses(server))["new"].loaded is False
+        await server.client.catalog.RegisterSpecialist(new)  # the same again: it is what is asked for
+        assert (await _statuses(server))["new"].loaded
+        await until(lambda: len(_children()) == 1)  # the engines before it end
+
+
+async def test_an_adapter_of_an_engine_that_failed_at_first_is_tried_before_it_serves(
+    site: Site, base_model: Path
+) -> None:
+    _fill(site, base_model, "red")
+    adapter = {"uri": "file:wild.gguf", "sha256": _wild(site, base_model)}
+    write_specialist(site.specialists, "wild", adapter=adapter)
+    here = _children()
+
+    async def kill_the_first() -> None:
+        await until(lambda: bool(_children() - here), 60)
+        for pid in _children() - here:
+            os.kill(pid, signal.SIGKILL)
+
+    killing = asyncio.create_task(kill_the_first())
+    async with running(site.settings()) as server:
+        await killing
+        assert (await server.client.list_intents()).health.problems  # it did not start
+        await until(lambda: server.engine.state == "ready", 30)
+        with pytest.raises(grpc.aio.AioRpcError, match="'wild' cannot answer now"):
+            await _say(server, "wild")
+        assert await _say(server, "red")
 
 
 @pytest.mark.parametrize(("flaw", "says"), [({"poison": 1e30}, "1e\\+30"), ({"size": 1e5}, "trained weight")])
@@ -175,6 +268,46 @@ async def test_a_registration_neither_drops_nor_stalls_a_stream_that_runs(
         assert max(b - a for a, b in itertools.pairwise(moments)) < (ended - begun) / 2
 
 
+async def test_another_base_neither_drops_nor_stalls_a_stream_that_runs(site: Site, base_model: Path) -> None:
+    _fill(site, base_model)
+    path = site.specialists / "unquantised.gguf"
+    await asyncio.to_thread(write_unquantised, base_model, path)
+    sha256 = hashlib.sha256(await asyncio.to_thread(path.read_bytes)).hexdigest()
+    write_specialist(site.specialists, "long", max_output_tokens=300)
+    write_specialist(site.specialists, "other")
+    async with running(site.settings()) as server:
+        moments: list[list[float]] = []  # of each stream
+        changed = asyncio.Event()
+
+        async def read() -> None:
+            sampling = router_pb2.Sampling(temperature=0, max_tokens=300)
+            prompt = "Tell me a very long story about a railway, a river and a town, with many details."
+            while not changed.is_set():
+                moments.append([])
+                kinds: list[str] = []
+                async for event in server.client.generate(prompt, constraints(specialist="long"), sampling):
+                    moments[-1].append(time.perf_counter())
+                    kinds.append(event.WhichOneof("event"))
+                assert kinds[-1] == "done"
+
+        stream = asyncio.create_task(read())
+        await until(lambda: bool(moments) and len(moments[0]) > 3)
+        switches = []
+        for name in ("other", "long"):  # that of another specialist, and its own
+            specialist = catalog_pb2.Specialist(name=name, context_tokens=512, max_output_tokens=300)
+            specialist.base.CopyFrom(catalog_pb2.Artifact(uri="file:unquantised.gguf", sha256=sha256))
+            await server.client.catalog.RegisterSpecialist(
+                catalog_pb2.RegisterSpecialistRequest(specialist=specialist)
+            )
+            switches.append(time.perf_counter())
+            assert await _say(server, name, 2)  # on its new base, beside the stream
+        changed.set()
+        await stream
+        for switch in switches:
+            assert any(times[0] < switch < times[-1] for times in moments)
+        assert max(b - a for times in moments for a, b in itertools.pairwise(times)) < 20
+
+
 async def test_an_engine_killed_within_a_switch_leaves_one_that_answers(site: Site, base_model: Path) -> None:
     _fill(site, base_model, "red")
     sha256 = write_adapter(site.specialists / "new.gguf", base_model, seed=9)
@@ -220,27 +353,58 @@ def _children() -> set[int]:
     return {pid for pid in found if ") Z " not in Path(f"/proc/{pid}/stat").read_text()}
 
 
-async def test_a_base_replaced_on_disk_is_not_loaded_and_what_runs_goes_on(
-    site: Site, base_model: Path, tmp_path: Path
-) -> None:
-    _fill(site, base_model)
-    models = tmp_path / "models"
-    place = models / BASE_SHA256 / base_model.name
+def _own_base(site: Site, base: Path, models: Path) -> tuple[Path, dict[str, Any]]:
+    """Give a site a models folder of its own; returns where the base stands in it, and the site's paths."""
+    place = models / BASE_SHA256 / base.name
+    place.parent.mkdir(parents=True)
+    place.write_bytes(base.read_bytes())
+    return place, site.settings().paths.model_dump() | {"models": models}
 
-    def put() -> None:
-        place.parent.mkdir(parents=True)
-        place.write_bytes(base_model.read_bytes())
+
+async def test_a_base_overwritten_in_place_ends_the_engine_that_has_it_open_until_it_is_mended(
+    site: Site, base_model: Path, tmp_path: Path, log_lines: list[dict[str, object]]
+) -> None:
+    place, paths = await asyncio.to_thread(
+        _own_base, _fill(site, base_model), base_model, tmp_path / "models"
+    )
+
+    def overwrite() -> None:  # as `cp other base` does: the same file, other bytes
+        with place.open("r+b") as file:
+            file.seek(-4096, os.SEEK_END)
+            file.write(bytes(4096))
+
+    async with running(site.settings(paths=paths)) as server:
+        said, pid = await _say(server, "general"), server.engine.pid
+        await asyncio.to_thread(overwrite)
+        await until(lambda: "changed on disk" in server.engine.error, 20)
+        (line,) = [line for line in log_lines if line["event"] == "engine.files_changed"]
+        assert line["goes_on"] is False
+        assert f"{place}: overwritten on disk while it is served" in str(line["files"])
+        assert pid not in _children()
+        status = (await _statuses(server))["general"]
+        assert status.engine_state != catalog_pb2.ENGINE_STATE_READY
+        assert "changed on disk" in status.error
+        await asyncio.to_thread(place.write_bytes, base_model.read_bytes())  # mended
+        await until(lambda: server.engine.state == "ready", 30)
+        assert await _say(server, "general") == said
+
+
+async def test_a_base_replaced_on_disk_is_not_loaded_and_what_runs_goes_on(
+    site: Site, base_model: Path, tmp_path: Path, log_lines: list[dict[str, object]]
+) -> None:
+    place, paths = await asyncio.to_thread(
+        _own_base, _fill(site, base_model), base_model, tmp_path / "models"
+    )
 
     def replace() -> None:
         other = tmp_path / "other"
         other.write_bytes(base_model.read_bytes()[:-1] + b"!")
         other.replace(place)
 
-    await asyncio.to_thread(put)
-    paths = site.settings().paths.model_dump() | {"models": models}
     async with running(site.settings(paths=paths)) as server:
         said = await _say(server, "general")
         await asyncio.to_thread(replace)
+        await until(lambda: any(line["event"] == "engine.files_changed" for line in log_lines))
         assert await _say(server, "general") == said
         os.kill(server.engine.pid, signal.SIGKILL)
         await until(lambda: "changed on disk" in server.engine.error, 20)

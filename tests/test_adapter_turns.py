@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,70 @@ async def test_a_request_for_another_adapter_is_begun_before_a_long_answer_ends(
             assert await _tale(server, "blue", "a map", 3)
         assert not any(task.done() for task in long)
         assert all(await asyncio.gather(*long))
+
+
+def _scales(site: Site, base: Path, **more: Any) -> Site:
+    """Two specialists on one adapter: `red` at scale 1, `pink` at a half."""
+    site.fill()
+    sha256 = write_adapter(site.specialists / "red.gguf", base, seed=1)
+    for name, scale in (("red", 1.0), ("pink", 0.5)):
+        adapter = {"uri": "file:red.gguf", "sha256": sha256, "scale": scale}
+        write_specialist(site.specialists, name, adapter=adapter, **more)
+    return site
+
+
+async def test_one_adapter_at_two_scales_takes_turns_as_two_adapters_do(site: Site, base_model: Path) -> None:
+    settings = _scales(site, base_model, max_output_tokens=400).settings(engine={"adapter_turn_s": 0.5})
+    async with running(settings) as server:
+        long = asyncio.create_task(_tale(server, "red", TALES[0], 400))
+        await until(lambda: server.engine.admission.held == 1)
+        assert await _tale(server, "pink", "a map", 3)
+        assert not long.done()
+        assert server.engine.admission.switches > 0
+        assert await long
+
+
+async def test_a_prompt_read_at_one_scale_is_never_taken_for_that_of_another(
+    site: Site, base_model: Path
+) -> None:
+    settings = _scales(site, base_model).settings(engine={"slots": 1, "spare_slots": 0})
+    async with running(settings) as server:
+        alone = {name: await _tale(server, name, TALES[0], 16) for name in ("red", "pink", "general")}
+        assert len(set(alone.values())) == 3
+        for name in ("pink", "red", "red", "pink", "general", "pink", "red"):
+            assert await _tale(server, name, TALES[0], 16) == alone[name]
+
+
+async def test_an_answer_held_to_a_grammar_is_waited_for_and_the_next_one_of_its_adapter_is_not(
+    site: Site, base_model: Path
+) -> None:
+    _two(site, base_model)
+    held = {
+        "format": "regex",
+        "pattern": "[a-z ]+",
+        "grammar": "root ::= line line line line\nline ::= [a-z ]{120}",
+        "constrained": "always",
+    }
+    adapter = {
+        "uri": "file:red.gguf",
+        "sha256": write_adapter(site.specialists / "red.gguf", base_model, seed=1),
+    }
+    write_specialist(site.specialists, "red", adapter=adapter, max_output_tokens=160, output=held)
+    async with running(site.settings(engine={"slots": 1})) as server:
+
+        async def begun(name: str, subject: str, tokens: int) -> float:
+            """Return when a request had its first turn."""
+            asked = time.perf_counter()
+            sampling = router_pb2.Sampling(temperature=0, max_tokens=tokens)
+            events = server.client.generate(f"Tell of {subject}.", constraints(specialist=name), sampling)
+            done = (await collect(events))[1][-1].done
+            return asked + done.timings.queue_ms / 1e3
+
+        first = [asyncio.create_task(begun("red", tale, 160)) for tale in TALES[:2]]
+        await until(lambda: server.engine.admission.held == 1 and server.engine.admission.waiting == 1)
+        blue = await begun("blue", "a map", 3)
+        one, two = sorted(await asyncio.gather(*first))
+        assert one < blue < two  # one answer of red, of max_output_tokens at most, and no second
 
 
 async def test_a_caller_that_does_not_read_holds_nobody_up(site: Site, base_model: Path) -> None:
