@@ -12,7 +12,7 @@ from pointsman.catalog.schema import RulesFile
 from pointsman.catalog.store import FileStore
 from pointsman.catalog.targets import users_of
 from pointsman.errors import CatalogError
-from pointsman.policy.rules import rule
+from pointsman.policy.rules import rule as apply_rules
 from pointsman.values.catalog import CLOUD, MID, Bounds, Catalog, Mid, Problem, Rule
 from pointsman.values.request import Constraints, Message, Request, Role
 
@@ -440,7 +440,7 @@ def test_the_example_in_the_docs_holds_for_the_shipped_specialists_and_sends_wha
 
     def ruled(text="hello", **constraints):
         request = Request((Message(Role.USER, text),), Constraints(**constraints))
-        return rule(request, catalog, ("reasoning",)).rule
+        return apply_rules(request, catalog, ("reasoning",)).rule
 
     assert ruled("word " * 8000) == "long_documents"
     assert ruled(task_type="reasoning") == "reasoning"

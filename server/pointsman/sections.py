@@ -133,7 +133,8 @@ class Routing(_Section):
         0.1, description="share of prompts expected to fit no intent; confidence allows for them"
     )
     stale_calibration: Literal["warn", "refuse"] = Field(
-        "warn", description="a calibration of other exemplars or another encoder: serve and warn, or refuse"
+        "warn",
+        description="a calibration of other exemplars, another encoder or other settings: serve and warn, or refuse",
     )
     mid: Annotated[str, Field(pattern=r"^(specialist:[a-z][a-z0-9_]{0,63}|cloud:\S+)?$")] = Field(
         "",
