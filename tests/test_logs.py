@@ -1,5 +1,8 @@
 """What a log line looks like, and what it never holds."""
 
+import json
+import os
+import pty
 import subprocess
 import sys
 
@@ -32,3 +35,34 @@ def test_a_traceback_shows_where_and_no_local_variable(style: str) -> None:
     assert "my IBAN" not in ran.stderr
     assert "pm_secret" not in ran.stderr
     assert ran.stdout == ""
+
+
+SAYS = """
+import structlog
+from pointsman.host.logs import configure_logs
+from pointsman.sections import Log
+configure_logs(Log())
+structlog.get_logger().info("server.ready", port=50051)
+"""
+
+
+def test_by_default_a_pipe_gets_one_json_object_a_line() -> None:
+    ran = subprocess.run([sys.executable, "-c", SAYS], capture_output=True, text=True, check=True)
+    (line,) = ran.stderr.splitlines()
+    told = json.loads(line)
+    assert (told["event"], told["port"], told["level"]) == ("server.ready", 50051, "info")
+    assert ran.stdout == ""
+
+
+def test_by_default_a_terminal_gets_lines_for_people() -> None:
+    terminal, side = pty.openpty()
+    try:
+        outside = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+        subprocess.run([sys.executable, "-c", SAYS], stderr=side, env=outside | {"TERM": "xterm"}, check=True)
+        shown = os.read(terminal, 4096).decode()
+    finally:
+        os.close(side)
+        os.close(terminal)
+    assert "server.ready" in shown
+    assert "\x1b[" in shown  # colours
+    assert "{" not in shown
