@@ -13,12 +13,14 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 import shlex
 import string
 import sys
 import tempfile
 import threading
 import time
+import unicodedata
 from collections import Counter
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -48,7 +50,7 @@ from pointsman.settings import load
 from pointsman.values.decision import Routed
 from pointsman.values.events import Escalation, Finished, FinishReason, Token, Usage
 from pointsman.values.kinds import PRESIDIO
-from pointsman.values.policy import SECRET, Action, Policy, WordList
+from pointsman.values.policy import SECRET, Action, Pattern, Policy, WordList
 from pointsman.values.price import ModelPrice, PriceList
 from pointsman.values.request import Message, Request, Role, Tier
 
@@ -64,6 +66,32 @@ WRITTEN = (
     lambda word: word.replace(" ", "\u00a0"),
 )
 """A company's own words, as people write them and as somebody might who wants them not to be found."""
+DISGUISES = {
+    "full width": lambda value: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in value),
+    "zero-width joiners": "\u200d".join,
+    "a control": lambda value: f"{value[:4]}\x00{value[4:]}",
+    "spaces that do not break": lambda value: value.replace(" ", "\u00a0"),
+    "enclosed digits": lambda value: "".join(chr(0x245F + int(c)) if c in "123456789" else c for c in value),
+    "underlined": lambda value: "".join(f"{c}\u0332" if c.isalnum() and c.isascii() else c for c in value),
+}
+"""How somebody might write a value who wants it not to be found, or whose keyboard does."""
+UNPARTED = (
+    "我的号码是{}谢谢", "邮箱{}，请查收", "これは{}です", "番号は{}でお願いします。", "제 번호는{}입니다", "หมายเลข{}ครับ",
+)  # fmt: skip
+"""Texts in scripts that put no space around a value."""
+PATTERNS = tuple(
+    Pattern(f"own_{i}", pattern)
+    for i, pattern in enumerate(
+        (
+            r"CUST-\d{6}",
+            r"(?i)\bproject [A-Z]\w+",
+            r"\b[A-Z]{2}\d{4}-[A-Z]\b",
+            r"(?i)\bpatient\s+\d+",
+            r"\bSKU[-_]\w{8}\b",
+        )
+    )
+)
+"""A company's own, for the cost of them."""
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 ALPHANUMERIC = string.ascii_letters + string.digits
 AROUND = (
@@ -195,25 +223,62 @@ def around(kind: str, value: str, draw: random.Random) -> str:
     return draw.choice(AROUND).format(value)
 
 
+def covered(spans, start: int, end: int) -> bool:
+    """Return whether spans cover a place wholly: half of a card that is found is half of a card that leaves."""
+    left = set(range(start, end))
+    for span in spans:
+        left.difference_update(range(span.start, span.end))
+    return not left
+
+
+def recall(detector: Detector, kind: str, make, texts: int, write) -> str:
+    """Return the share of values that are found, wholly and as their kind, in texts that `write` makes of them."""
+    right = 0
+    for _ in range(texts):
+        value, text = write(make())
+        value = sensitive(value)
+        start = text.index(value)
+        right += covered((s for s in detector.find(text) if s.kind == kind), start, start + len(value))
+    return f"{right / max(1, texts):.3f}"
+
+
+def sensitive(value: str) -> str:
+    """Return what is sensitive of a value: of an address with a password, that alone, however it is written."""
+    password = re.search(r"[:：](?!.?[/／])\u200d?(.+?)\u200d?[@＠]", value)
+    return password.group(1) if password else value
+
+
+def disguised(value: str, draw: random.Random) -> str:
+    return draw.choice(tuple(DISGUISES.values()))(value)
+
+
 def detection(detector: Detector, texts: int, seed: int) -> list[list[str]]:
     """Return a row a kind: recall over its own values, precision over those and harmless texts."""
     draw = random.Random(seed)
     right, total, confused, wrong = Counter(), Counter(), Counter(), Counter()
+    hidden, beside = {}, {}
     for kind, make in values(seed).items():
         for _ in range(texts):
             value = make()
             text = around(kind, value, draw)
-            found = detector.find(text)
+            found, value = detector.find(text), sensitive(value)
             start = text.index(value)
             total[kind] += 1
-            right[kind] += any(
-                s.kind == kind and s.start < start + len(value) and s.end > start for s in found
-            )
+            right[kind] += covered((s for s in found if s.kind == kind), start, start + len(value))
             confused.update({s.kind for s in found} - {kind})
+
+        def in_disguise(value: str) -> tuple[str, str]:
+            value = disguised(value, draw)
+            return value, draw.choice(AROUND).format(value)
+
+        hidden[kind] = recall(detector, kind, make, texts // 4, in_disguise)
+        beside[kind] = recall(
+            detector, kind, make, texts // 4, lambda value: (value, draw.choice(UNPARTED).format(value))
+        )
     for _ in range(texts * 10):
         wrong.update({s.kind for s in detector.find(draw.choice(AROUND).format(negative(draw)))})
     rows = [
-        [f"`{kind}`", str(total[kind]), f"{right[kind] / total[kind]:.3f}",
+        [f"`{kind}`", str(total[kind]), f"{right[kind] / total[kind]:.3f}", hidden[kind], beside[kind],
          f"{right[kind] / max(1, right[kind] + wrong[kind]):.3f}",
          f"{right[kind] / max(1, right[kind] + wrong[kind] + confused[kind]):.3f}",
          str(wrong[kind]), str(confused[kind])]
@@ -224,6 +289,8 @@ def detection(detector: Detector, texts: int, seed: int) -> list[list[str]]:
         [
             f"`{kind}`",
             "0",
+            report.NOTHING,
+            report.NOTHING,
             report.NOTHING,
             report.NOTHING,
             report.NOTHING,
@@ -317,27 +384,40 @@ def cloud_on_loopback(failing: float):
 
 
 class Failing:
-    """In the place of the engines: a local model that breaks its format every second time, and fails one time in ten."""
+    """In the place of the engines: a local model that breaks its format, and fails one time in ten.
+
+    Every second time it says what it was told not to: `secret`, cut short, dotted, or one character after the other.
+    """
 
     adapters = None
 
     def __init__(self) -> None:
         self._draw = random.Random(3)
+        self.secret = ""
 
     @asynccontextmanager
-    async def lease(self, specialist):
+    async def lease(self, specialist, budget_s=None):
         yield self
 
     @asynccontextmanager
-    async def place(self, tokens=0, budget_s=None):
+    async def place(self, tokens=0, budget_s=None, prompt_tokens=0):
         if self._draw.random() < 0.1:
             raise BackendDownError("the engine is down")
         yield 0.0
 
     async def stream(self, question):
-        says = self._draw.choice(("}} I cannot help with that. ", "It is on its way. "))
-        for _ in range(3):
-            yield Token(says, -9.0)
+        plain = "".join(filter(str.isalnum, self.secret))
+        says = ["}} I cannot help with that. ", "It is on its way. "]
+        if plain:
+            says += [
+                f"Noted: {self.secret[: -(-len(self.secret) * 2 // 3)]}",
+                f"Noted: {'.'.join(plain[i : i + 4] for i in range(0, len(plain), 4))}.",
+                f"Noted: {' '.join(plain)} ",
+                f"Noted: {self.secret} ",
+            ]
+        said = self._draw.choice(says)
+        for i in range(0, len(said), 9):
+            yield Token(said[i : i + 9], -9.0)
         yield Finished(FinishReason.STOP, Usage(10, 3, 0))
 
 
@@ -375,8 +455,12 @@ def conversations(count: int, seed: int):
         kind, value = None, ""
         if i % 11:  # one in eleven is there to see that the cloud is reached at all
             kind, make = draw.choice(makers)
-            value, at = make(), draw.randrange(turns)
-            texts[at] = f"{around(kind, value, draw)} {texts[at]}"
+            value, at, how = make(), draw.randrange(turns), draw.random()
+            if how < 0.2:
+                value = disguised(value, draw)
+            told = draw.choice(UNPARTED).format(value) if how > 0.85 else around(kind, value, draw)
+            value = sensitive(value)
+            texts[at] = f"{told} {texts[at]}"
         yield (
             kind,
             value,
@@ -394,16 +478,24 @@ async def tiers_of(generator: Generator, request: Request) -> list[Tier]:
 
 
 def finds(detector: Detector, text: str, value: str) -> bool:
-    """Return whether something is found where a value stands in a text."""
+    """Return whether a value that stands in a text is found there, all of it."""
     start = text.find(value)
-    return start >= 0 and any(s.start < start + len(value) and s.end > start for s in detector.find(text))
+    return start >= 0 and covered(detector.find(text), start, start + len(value))
+
+
+def folded(text: str) -> str:
+    """Return letters and digits alone, as they look: whatever stands between them."""
+    looks = (str(d) if (d := unicodedata.digit(c, None)) is not None else c for c in text)
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", "".join(looks)).casefold()))
 
 
 def holds(body: str, value: str) -> bool:
-    """Return whether half of a value or more stands in a body, in one piece."""
-    half = max(6, -(-len(value) // 2))
-    pieces = (value[i : i + half] for i in range(max(1, len(value) - half + 1)))
-    return any(json.dumps(piece)[1:-1] in body for piece in pieces)
+    """Return whether six letters and digits in a row of a value stand in a body, whatever is between them."""
+    asked = json.loads(body)
+    texts = [message["content"] for message in asked["messages"]] + list(asked.get("stop") or ())
+    whole = folded(value)
+    pieces = {whole[i : i + 6] for i in range(max(1, len(whole) - 5))}
+    return any(piece in folded(text) for text in texts for piece in pieces)
 
 
 async def egress(
@@ -427,13 +519,14 @@ async def egress(
         cloud = Cloud(settings.cloud, "mid", PriceList("USD", {"big": price, "mid": price}).cost)
         everything = Shadow(share=1.0, per_minute=1_000_000, budget_per_day=1e6)
         shadows = Shadows(everything, cloud, worker.embed, beside, beside)
-        generator = Generator(router, Failing(), cloud, settings.cascade, shadows=shadows)
+        engine = Failing()
+        generator = Generator(router, engine, cloud, settings.cascade, shadows=shadows)
         task = progress.add_task(f"conversations: {what}", total=count)
         draw = random.Random(9)
         for kind, value, messages in conversations(count, 77):
             before, compared = len(bodies), len(beside.rows)
             request = Request(messages, hold_back=draw.random() < 0.5, request_id="r")
-            tiers = []
+            tiers, engine.secret = [], value
             try:
                 tiers = await tiers_of(generator, request)
             except PointsmanError:
@@ -494,6 +587,16 @@ def main() -> None:
                     *(f"{report.percentile(took, p) * 1e3:.2f}" for p in (50, 99)),
                 ]
             )
+        patterned = replace(
+            policy, actions=policy.actions | {p.name: Action.REDACT for p in PATTERNS}, patterns=PATTERNS
+        )
+        took = asyncio.run(cost(Gate(patterned, Detector(patterned, scratch)), arguments.prompts))
+        costs.append(
+            [
+                f"{', '.join(REGIONS)}, and {len(PATTERNS)} own patterns",
+                *(f"{report.percentile(took, p) * 1e3:.2f}" for p in (50, 99)),
+            ]
+        )
         found = detection(detector, arguments.texts, 11)
         redacting = replace(policy, actions=dict.fromkeys(KINDS, Action.REDACT))
         left = [
@@ -507,20 +610,23 @@ def main() -> None:
     body = (
         f"{report.versions('pointsman', 'presidio-analyzer', 'kingfisher-secret-scanner', 'faker')}; all kinds of "
         f"pointsman that need no model, phone numbers of {', '.join(REGIONS)} and in international form.\n\n"
-        f"## Detection\n\nRecall over {arguments.texts} values a kind, each in one of {len(AROUND)} texts; precision over "
+        f"## Detection\n\nRecall over {arguments.texts} values a kind, each in one of {len(AROUND)} texts: a value counts as found where all of it is covered, as its kind (of an address with a password, the password). "
+        f"Over {arguments.texts // 4} more, recall of values in disguise ({', '.join(DISGUISES)}), and of values in Chinese, Japanese, Korean and Thai "
+        "texts that put no space around them. Precision over "
         f"those and {arguments.texts * 10:,} harmless ones with {len(NEGATIVES)} kinds of hard negatives, and over those and "
         "the texts of all other kinds, many of which are numbers of the same form. The last columns count texts in which the "
         "kind was reported and is not. `project` is a word list. Half of the payment cards stand beside an expiry, a check "
         "number or another card. Of Faker's, those that are not found are of ranges that no issuer has.\n\n"
         + report.table(
-            ["kind", "values", "recall", "precision", "with other kinds", "in harmless texts", "in those of other kinds"],
+            ["kind", "values", "recall", "in disguise", "without spaces around", "precision", "with other kinds", "in harmless texts", "in those of other kinds"],
             found,
         )
         + "\n\n## Cost\n\n"
         + report.table(["phone numbers in the form of", "p50 ms", "p99 ms"], costs)
         + "\n\n## What left\n\nEvery kind stays local, then every kind is redacted; cascade, fallback to and from the cloud, retries and shadow scoring "
-        "of every local answer are on, one cloud request in ten fails.\n\n"
-        + report.table(["policy", "sensitive value", "conversations", "answered by the cloud", "compared with it", "requests to it", "bytes to it", "conversations with half of the value or more in them"], left)
+        "of every local answer are on, one cloud request in ten fails. One value in five is in disguise, one in seven stands in a text without spaces; "
+        "found is a value of which all is covered. Four answers in six of the local model repeat the value: cut short, dotted, letter by letter, or whole.\n\n"
+        + report.table(["policy", "sensitive value", "conversations", "answered by the cloud", "compared with it", "requests to it", "bytes to it", "conversations with six characters in a row of the value in them"], left)
     )  # fmt: skip
     report.write(
         arguments.out,

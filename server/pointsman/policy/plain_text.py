@@ -26,21 +26,21 @@ _UNPARTED = (
 )
 """As a class of a regular expression: scripts that put no space between a word and what is not of them."""
 UNPARTED = re.compile(f"[{_UNPARTED}]")
-_BORDER = re.compile(f"(?<=[{_UNPARTED}])(?=[!-~])|(?<=[!-~])(?=[{_UNPARTED}])")
+_BORDER = re.compile(rf"(?<=[{_UNPARTED}])(?=[^\s{_UNPARTED}])|(?<=[^\s{_UNPARTED}])(?=[{_UNPARTED}])")
 
 
 @dataclass(frozen=True, slots=True)
 class PlainText:
-    """`places[i]` is where character i of `text` stood before; None where nothing was changed."""
+    """`places[i]` is where character i of `text` stood before, and the last one its end; None: nothing was changed."""
 
     text: str
     places: tuple[int, ...] | None
 
     def before(self, start: int, end: int) -> tuple[int, int]:
-        """Return where a span of the text stood, with what was invisible inside it."""
+        """Return where a span of the text stood, with what was invisible inside it and marks of its last character."""
         if self.places is None or start >= end:
             return start, end
-        return self.places[start], self.places[end - 1] + 1
+        return self.places[start], max(self.places[end], self.places[end - 1] + 1)
 
 
 def plain_text(text: str) -> PlainText:
@@ -90,7 +90,7 @@ def _seen(text: str, invisible: str) -> PlainText:
         for shown in _read(character, invisible):
             read.append(shown)
             places.append(i)
-    return PlainText("".join(read), tuple(places))
+    return PlainText("".join(read), (*places, len(text)))
 
 
 def _read(character: str, invisible: str) -> str:
