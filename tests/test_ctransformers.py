@@ -1,6 +1,7 @@
 """The second engine: a real child process, a real library, and a model that is a table of successors."""
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -18,11 +19,15 @@ import numpy as np
 import openai
 import pytest
 
+from harness import Site, collect
+from harness import running as serving
+from pointsman.client import constraints
 from pointsman.errors import BackendDownError, InvalidRequestError
 from pointsman.generation.backend import Question
 from pointsman.generation.engine_process import EngineProcess, EngineState
 from pointsman.generation.engine_spec import EngineSpec
 from pointsman.sections import Engine as EngineSettings
+from pointsman.v1 import router_pb2
 from pointsman.values.events import Finished, FinishReason, Token, Usage
 from pointsman.values.request import Message, Role
 
@@ -320,3 +325,29 @@ def test_adapters_are_refused(model):
         check=False,
     )
     assert "no LoRA" in json.loads(done.stdout)["error"]
+
+
+async def test_a_manifest_that_names_it_is_answered_over_grpc(site: Site) -> None:
+    """All of the way: the file is fetched by its sha256, the engine started, the answer streamed."""
+    path = write_model(site.specialists / "successors.gguf")
+    sha256 = hashlib.sha256(await asyncio.to_thread(path.read_bytes)).hexdigest()
+    manifest = f"""\
+name: successors
+base: {{uri: "file:successors.gguf", sha256: "{sha256}"}}
+context_tokens: 128
+max_output_tokens: 20
+engine: ctransformers
+"""
+    await asyncio.to_thread((site.specialists / "successors.yaml").write_text, manifest)
+    async with serving(site.settings()) as server:
+        assert server.engine.spec.kind == "ctransformers"
+        sampling = router_pb2.Sampling(temperature=0, max_tokens=8)
+        text, events = await collect(
+            server.client.generate("cab", constraints(specialist="successors"), sampling)
+        )
+    assert text == "cdefghab"
+    assert [event.WhichOneof("event") for event in events] == ["decision", *["token"] * 8, "done"]
+    assert events[0].decision.specialist == "successors"
+    done = events[-1].done
+    assert done.finish_reason == router_pb2.FINISH_REASON_LENGTH
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens) == (5, 8)
