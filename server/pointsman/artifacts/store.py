@@ -61,7 +61,7 @@ class ArtifactStore:
         self._root = root
         self._progress = progress or _silent
         self._interactive = interactive
-        self.recheck = recheck
+        self._recheck = recheck
         self._verified: dict[Path, tuple[int, ...]] = {}  # by this store, and how they looked
         self._closed = threading.Event()
         self._downloads: set[subprocess.Popen[str]] = set()
@@ -123,7 +123,7 @@ class ArtifactStore:
                 return True
         except OSError:
             return False
-        return not self.recheck and remembered(path)
+        return not self._recheck and remembered(path)
 
     def _damage(self, artifact: Artifact) -> str:
         """Return what is wrong with a fetched file, hashing it; empty where nothing is, or there is none."""

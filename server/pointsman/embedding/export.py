@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pointsman.artifacts.disk import writing
 from pointsman.embedding.build import _quantise as quantise
 from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE
 from pointsman.embedding.encoder import Rows
@@ -45,7 +46,7 @@ def export(model: Any, folder: Path, texts: Sequence[str]) -> Exported:
     Where int8 is further than 0.99 from torch, the fp32 graph is written.
 
     Raises:
-        ArtifactError: a model that cannot be exported, or whose graph embeds differently.
+        ArtifactError: a model that cannot be exported, or whose graph embeds differently; a disk without room.
 
     """
     tokenizer = getattr(model.tokenizer, "backend_tokenizer", None)
@@ -54,7 +55,7 @@ def export(model: Any, folder: Path, texts: Sequence[str]) -> Exported:
     tokenizer.save(str(folder / TOKENIZER_FILE))
     texts = [text[:_CHARACTERS] for text in texts[:_CHECKED]]
     reference = embed(model, texts)
-    with TemporaryDirectory(dir=folder) as name:
+    with writing(str(folder / GRAPH_FILE), folder), TemporaryDirectory(dir=folder) as name:
         exact, small = Path(name) / "exact.onnx", Path(name) / "small.onnx"
         _export_graph(model, exact)
         cosine = _cosine(exact, folder, texts, reference)
