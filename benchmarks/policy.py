@@ -493,6 +493,9 @@ def holds(body: str, value: str) -> bool:
     """Return whether six letters and digits in a row of a value stand in a body, whatever is between them."""
     asked = json.loads(body)
     texts = [message["content"] for message in asked["messages"]] + list(asked.get("stop") or ())
+    texts = [
+        text.replace("examples", "") for text in texts
+    ]  # what an escalation says; Faker's mail is at example.com
     whole = folded(value)
     pieces = {whole[i : i + 6] for i in range(max(1, len(whole) - 5))}
     return any(piece in folded(text) for text in texts for piece in pieces)
