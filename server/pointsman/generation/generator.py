@@ -206,7 +206,9 @@ class Generator:
                                 yield event
                         if answer.decision is not decision:
                             return
-                shown = watch.showable(normaliser.text)
+                # Who must be told nothing that could be taken back waits for nothing where nothing can.
+                final = answer.request.hold_all and not (may.escalate or may.repair)
+                shown = len(normaliser.text) if final else watch.showable(normaliser.text)
                 if shown > len(answer.said):
                     yield answer.say(normaliser.text[len(answer.said) : shown])
 
