@@ -110,6 +110,9 @@ async def test_a_version_that_answers_in_the_right_format_and_wrongly_goes_back(
         (listed,) = [s for s in (await server.client.list_specialists()).specialists if s.HasField("trial")]
         assert listed.specialist.name == "support"
         assert listed.trial.stage == catalog_pb2.ROLLOUT_STAGE_SHADOW
+        ls = ["specialists", "ls", "--address", server.address]
+        shown = (await asyncio.to_thread(CliRunner().invoke, app, ls)).output
+        assert "support: a new version is at stage shadow: 0 of 0 of its answers succeeded" in shown
         for _ in range(10):
             if _stage(server) is None:
                 break
