@@ -2,8 +2,8 @@
 
     python benchmarks/ledger.py          # alone on the machine
 
-Two servers, each a process of its own, take turns under the same load; the one writes a row for each request to a
-SQLite file.
+Three servers, each a process of its own, take turns under the same load; one writes a row for each request to a SQLite
+file, another the redacted prompt too (`ledger.text`), the third none.
 """
 
 import argparse
@@ -23,6 +23,12 @@ from route import load_server, pointsman
 ROOT = Path(__file__).parent.parent
 
 
+def count(path: Path) -> int:
+    """Return how many requests a ledger has."""
+    with sqlite3.connect(path) as ledger:
+        return ledger.execute("SELECT COUNT(*) FROM requests").fetchone()[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -34,33 +40,41 @@ def main() -> None:
     arguments = parser.parse_args()
     catalog = FileStore(ROOT / "intents", ROOT / "specialists").load()
     texts = [text for intent in catalog.intents for text in intent.exemplars]
-    found = {"with": ([], []), "without": ([], [])}
+    found = {which: ([], []) for which in ("with", "with, and text", "without")}
     with tempfile.TemporaryDirectory() as name, Progress() as progress:
         scratch = Path(name)
-        task = progress.add_task("rounds", total=2 * arguments.rounds)
+        task = progress.add_task("rounds", total=len(found) * arguments.rounds)
         with (
             pointsman(ROOT / "intents", scratch) as one,
+            pointsman(
+                ROOT / "intents",
+                scratch,
+                POINTSMAN_LEDGER__TEXT="true",
+                POINTSMAN_LEDGER__URL=f"sqlite:///{scratch / 'text.db'}",
+            ) as texts_too,
             pointsman(ROOT / "intents", scratch, POINTSMAN_LEDGER__ENABLED="false") as other,
         ):
-            servers = [("with", one), ("without", other)]
+            servers = [("with", one), ("with, and text", texts_too), ("without", other)]
             for number in range(arguments.rounds):
                 for which, port in servers if number % 2 else reversed(servers):
                     took, rate = asyncio.run(load_server(port, texts, arguments.clients, arguments.requests))
                     found[which][0].append(report.percentile(took, 50))
                     found[which][1].append(rate)
                     progress.advance(task)
-        with sqlite3.connect(scratch / "ledger.db") as ledger:
-            rows = ledger.execute("SELECT COUNT(*) FROM requests").fetchone()[0]
+        rows = [count(scratch / name) for name in ("ledger.db", "text.db")]
     p50, rate = ({which: report.percentile(found[which][i], 50) for which in found} for i in (0, 1))
     asked = arguments.rounds * (arguments.requests + 1)
     body = (
         f"{report.versions('pointsman', 'sqlalchemy', 'grpcio')}; {arguments.clients} clients, {arguments.rounds} rounds of "
-        f"{arguments.requests:,} requests a server in turns, medians of the rounds. The ledger had {rows:,} rows of {asked:,} "
-        "requests at the end.\n\n"
+        f"{arguments.requests:,} requests a server in turns, medians of the rounds. The ledgers had {rows[0]:,} and {rows[1]:,} rows "
+        f"of {asked:,} requests at the end.\n\n"
         + report.table(
             ["Route", "p50 ms", "requests/s"],
-            [[f"{which} the ledger", f"{p50[which]:.1f}", f"{rate[which]:.0f}"] for which in found]
-            + [["with to without", f"{p50['with'] / p50['without']:.3f}", f"{rate['with'] / rate['without']:.3f}"]],
+            [[f"ledger: {which}", f"{p50[which]:.1f}", f"{rate[which]:.0f}"] for which in found]
+            + [
+                [f"{which}, to without", f"{p50[which] / p50['without']:.3f}", f"{rate[which] / rate['without']:.3f}"]
+                for which in found if which != "without"
+            ],
         )
     )  # fmt: skip
     report.write(
