@@ -9,7 +9,9 @@ from pointsman.generation.answer import Answer
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.cloud import Cloud
 from pointsman.generation.normalise import Normaliser
+from pointsman.generation.prompt import escalated_question
 from pointsman.policy.gate import Gate
+from pointsman.values.catalog import Specialist
 from pointsman.values.events import Finished, Token
 from pointsman.values.policy import Screening
 from pointsman.values.request import Message, Request
@@ -60,6 +62,11 @@ class Egress:
     async def repeats(self, answer: Answer, question: Question, *texts: str) -> bool:
         """Whether texts, written here from a question, hold pieces of what is redacted in it: they must not leave."""
         return await self._gate.repeats(question.messages, answer.request, *texts)
+
+    async def tellable(self, answer: Answer, specialist: Specialist, draft: str) -> str:
+        """Return a specialist's draft, or nothing where it holds pieces of what the conversation leaves without."""
+        question = escalated_question(answer.request, specialist, self.cloud.settings, "")
+        return "" if draft and await self.repeats(answer, question, draft) else draft
 
     async def whole(
         self, answer: Answer, question: Question, model: str, output: str = "text"

@@ -235,7 +235,7 @@ class Generator:
         specialist = self._specialist(answer)
         after = escalated(before, setup, verdict.why)
         stands = verdict.stands if 0 < verdict.stands <= len(answer.said) else 0
-        told = await self._may_be_told(answer, specialist, draft[:stands] or draft)
+        told = await self._egress.tellable(answer, specialist, draft[:stands] or draft)
         stands = stands if told else 0
         question = escalated_question(
             answer.request, specialist, self._egress.cloud.settings, told, onward=stands > 0
@@ -281,12 +281,6 @@ class Generator:
         answer.finished = finished
         if not stands and self._breaks_format(specialist, answer.said):
             answer.shortfall = Shortfall.INVALID
-
-    async def _may_be_told(self, answer: Answer, specialist: Specialist, draft: str) -> str:
-        """Return a draft, or nothing where it holds pieces of what the conversation leaves without."""
-        assert self._egress is not None  # noqa: S101 - see `_may_escalate`
-        question = escalated_question(answer.request, specialist, self._egress.cloud.settings, "")
-        return "" if draft and await self._egress.repeats(answer, question, draft) else draft
 
     async def _repair(self, answer: Answer, specialist: Specialist) -> Draft | None:
         """Ask the specialist again, held to its format; None where that could not be done."""
