@@ -110,7 +110,9 @@ class Watch:
         if not self._holds_back or not self.on:
             return len(text)
         if self._holds_all:
-            return 0
+            # Without labels, free text is judged by how it begins; a circle that comes later is flagged, not replaced.
+            judged = self._format is None and self.model is None and len(text) > _REFUSAL_CHARACTERS
+            return len(text) if judged else 0
         if self._format is None:
             return len(text) if self._tokens >= self._settings.commit_tokens else 0
         return self._format.complete(text) if self._settings.commit == "field" else 0

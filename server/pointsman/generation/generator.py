@@ -210,6 +210,7 @@ class Generator:
                 final = answer.request.hold_all and not (may.escalate or may.repair)
                 shown = len(normaliser.text) if final else watch.showable(normaliser.text)
                 if shown > len(answer.said):
+                    may.escalate = may.escalate and not answer.request.hold_all
                     yield answer.say(normaliser.text[len(answer.said) : shown])
 
     @staticmethod
