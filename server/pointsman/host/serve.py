@@ -142,18 +142,20 @@ async def open_core(
             metrics.watch_shadows(shadows.skipped)
             ending.callback(shadows.stop)
         generator = Generator(router, pool, cloud, settings.cascade, trials, auditor.leaving, shadows)
+        recorder = Recorder(
+            router,
+            generator,
+            metrics,
+            log_prompts=policy.gate.redacted if settings.log.prompts else None,
+            cascade=settings.cascade,
+            auditor=auditor,
+            ledger=ledger,
+            log_text=settings.ledger.text,
+            telemetry=telemetry,
+        )
+        ending.callback(recorder.note_routes)
         yield Core(
-            Recorder(
-                router,
-                generator,
-                metrics,
-                log_prompts=policy.gate.redacted if settings.log.prompts else None,
-                cascade=settings.cascade,
-                auditor=auditor,
-                ledger=ledger,
-                log_text=settings.ledger.text,
-                telemetry=telemetry,
-            ),
+            recorder,
             manager,
             pool,
             metrics,

@@ -118,9 +118,7 @@ class Telemetry:
         if root.is_recording():
             self._route(story, inside)
             for number, step in enumerate(story.steps):
-                end_ms = (
-                    story.steps[number + 1].at_ms if number + 1 < len(story.steps) else story.ended_ms()
-                )
+                end_ms = story.steps[number + 1].at_ms if number + 1 < len(story.steps) else story.ended_ms()
                 self._step(story, step, end_ms, inside)
         if outcome in _FAILED:
             root.set_status(Status(StatusCode.ERROR))
