@@ -402,7 +402,9 @@ async def test_who_holds_back_waits_for_the_commit_point_of_free_text_that_nothi
     assert len(at_once) == 40
 
 
-async def test_who_can_take_nothing_back_waits_for_no_more_than_a_refusal_of_free_text_without_labels() -> None:
+async def test_who_can_take_nothing_back_waits_for_no_more_than_a_refusal_of_free_text_without_labels() -> (
+    None
+):
     request = replace(asked(hold_back=True), hold_all=True)
     with Endpoint() as endpoint:
         events = await events_of(await generator(Engine(CIRCLE), endpoint, fitted=False), request)

@@ -32,7 +32,9 @@ async def test_a_grpc_caller_that_does_not_read(site: Site) -> None:
                 )
                 call = router_pb2_grpc.RouterServiceStub(channel).Generate(message)
                 assert (await call.read()).WhichOneof("event") == "decision"
-                await until(cloud.closed_early.is_set, 40)  # its place is free, though it has read nothing yet
+                await until(
+                    cloud.closed_early.is_set, 40
+                )  # its place is free, though it has read nothing yet
                 with pytest.raises(grpc.aio.AioRpcError) as raised:
                     while True:
                         await call.read()

@@ -343,7 +343,9 @@ def _check_what_is_written(site: Site, base_model: Path, result: Any) -> None:
 async def test_a_dozen_examples_become_an_adapter_that_a_server_answers_with_stopped_and_resumed(
     site: Site, base_model: Path
 ) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests ignore it, what they start would too
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # where tests ignore it, what they start would too
     # 12 examples, one of them kept out: two steps.
     (site.specialists / "adapters").mkdir(parents=True)
     (site.specialists / "adapters" / "capitals.gguf").write_bytes(b"an older one")

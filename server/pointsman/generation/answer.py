@@ -8,7 +8,17 @@ from pointsman.generation.prompt import constraint_of
 from pointsman.router.router import Route
 from pointsman.values.catalog import Specialist
 from pointsman.values.decision import Decision
-from pointsman.values.events import Cost, Escalation, Finished, FinishReason, Shortfall, Token, Usage
+from pointsman.values.events import (
+    Cost,
+    Done,
+    Escalation,
+    Finished,
+    FinishReason,
+    GenerateTimings,
+    Shortfall,
+    Token,
+    Usage,
+)
 from pointsman.values.request import Request
 
 
@@ -79,6 +89,19 @@ class Answer:
         self._logprob = None
         asked_ms, self.asked_ms = self.asked_ms, None
         return Escalation(decision, len(self.said), decision.explanation, verdict.shortfall, asked_ms)
+
+    def done(self, finished: Finished, cost: Cost | None) -> Done:
+        """Return the event that ends it."""
+        return Done(
+            finished.reason,
+            finished.usage,
+            GenerateTimings(self.route.routed.timings, self.queue_ms, self.ttft_ms, self.elapsed_ms()),
+            cost,
+            self.confidence,
+            self.shortfall,
+            finished.retries + self.retries,
+            self.uncounted,
+        )
 
 
 def common_prefix(first: str, second: str) -> int:

@@ -40,7 +40,6 @@ from pointsman.values.events import (
     Event,
     Finished,
     FinishReason,
-    GenerateTimings,
     Shortfall,
     Token,
     Usage,
@@ -388,22 +387,7 @@ class Generator:
         cost = answer.spent
         if answer.decision.specialist is None:
             cost = self._cost(answer.decision.model, finished.usage)
-        timings = GenerateTimings(
-            route=answer.route.routed.timings,
-            queue_ms=answer.queue_ms,
-            ttft_ms=answer.ttft_ms,
-            total_ms=answer.elapsed_ms(),
-        )
-        return Done(
-            finished.reason,
-            finished.usage,
-            timings,
-            cost,
-            answer.confidence,
-            answer.shortfall,
-            finished.retries + answer.retries,
-            answer.uncounted,
-        )
+        return answer.done(finished, cost)
 
     def _cost(self, model: str, usage: Usage) -> Cost | None:
         """Return what an answer of the cloud cost; an endpoint that tells no tokens is not free."""

@@ -13,7 +13,8 @@ from pointsman.decision.decide import decide
 from pointsman.decision.escalate import may_escalate
 from pointsman.embedding.encoder import Rows
 from pointsman.errors import PointsmanError
-from pointsman.policy.rules import Ruling, rule
+from pointsman.policy.rules import rule
+from pointsman.review.replay_case import REFUSED, Case, went_to
 from pointsman.router.snapshot import Matcher, Snapshot
 from pointsman.values.catalog import CLOUD
 from pointsman.values.decision import Evidence, Reason
@@ -85,30 +86,6 @@ class Replay:
         return sum(flip.count for flip in self.flips)
 
 
-@dataclass(slots=True)
-class _Case:
-    """One decision on its way; `evidence` is None until it is known, `after` until it is decided."""
-
-    past: Past
-    ruling: Ruling | None = None
-    evidence: Evidence | None = None
-    by: str = "known"
-    after: str | None = None
-    moves: bool = False
-
-    @property
-    def before(self) -> str:
-        return went_to(self.past)
-
-
-REFUSED = "refused"
-
-
-def went_to(past: Past) -> str:
-    """Return where a request was sent first: a specialist's name, or a model's."""
-    return str(past.asked.get("to") or past.routed_to or past.model)
-
-
 def rescreened(past: Past, policy: Policy, find: Find, *, known: bool = True) -> Past:
     """Return a past decision with what another policy says of its prompt, as the ledger has it.
 
@@ -165,10 +142,10 @@ def replay(
         **{by: sum(case.by == by for case in cases) for by in ("known", "embedded", "kept")},
         moved=sum(case.moves for case in cases),
         before=Standing(
-            _share(bool(case.past.routed_to) for case in cases), costs.before(cases), quality.before
+            _share([bool(case.past.routed_to) for case in cases]), costs.before(cases), quality.before
         ),
         after=Standing(
-            _share(case.after in specialists for case in cases), costs.after(cases), quality.after
+            _share([case.after in specialists for case in cases]), costs.after(cases), quality.after
         ),
         judged=quality.judged,
         unpredicted=quality.unpredicted,
@@ -178,12 +155,12 @@ def replay(
     )
 
 
-def _prepared(pasts: Iterable[Past], snapshot: Snapshot) -> list[_Case]:
+def _prepared(pasts: Iterable[Past], snapshot: Snapshot) -> list[Case]:
     matcher = snapshot.matcher
     labels = {intent.name: i for i, intent in enumerate(snapshot.catalog.intents)}
     cases = []
     for past in pasts:
-        case = _Case(past)
+        case = Case(past)
         cases.append(case)
         if past.asked.get("policy") == Action.REFUSE:
             case.after = REFUSED
@@ -255,7 +232,7 @@ def _known(past: Past, matcher: Matcher, labels: Mapping[str, int]) -> Evidence 
     return replace(evidence, hardness=hardness) if past.hardness_by == hardness.by else None
 
 
-def _embed(cases: Sequence[_Case], texts: Sequence[str], snapshot: Snapshot, embed: Embed) -> None:
+def _embed(cases: Sequence[Case], texts: Sequence[str], snapshot: Snapshot, embed: Embed) -> None:
     matcher = snapshot.matcher
     if not texts or matcher is None:
         return
@@ -265,7 +242,7 @@ def _embed(cases: Sequence[_Case], texts: Sequence[str], snapshot: Snapshot, emb
             case.evidence = found[case.past.prompt or ""]
 
 
-def _decide(case: _Case, snapshot: Snapshot) -> None:
+def _decide(case: Case, snapshot: Snapshot) -> None:
     if case.after is not None or case.ruling is None or case.evidence is None:
         return
     try:
@@ -276,7 +253,7 @@ def _decide(case: _Case, snapshot: Snapshot) -> None:
     case.after = decision.specialist or decision.model
 
 
-def _moves(case: _Case, snapshot: Snapshot) -> bool:
+def _moves(case: Case, snapshot: Snapshot) -> bool:
     """Whether an answer that stood, and stays where it was, would move to the cloud by the confidence that it had.
 
     What moved so far moves again: how sure the local answer was is not known of those.
@@ -307,7 +284,7 @@ class _Costs:
                 answered[past.routed_to].append(past.outcome == "escalated")
         self._escalated = {name: sum(all_of) / len(all_of) for name, all_of in answered.items()}
 
-    def before(self, cases: Sequence[_Case]) -> float | None:
+    def before(self, cases: Sequence[Case]) -> float | None:
         """Return what was charged."""
         charged = [(case.past.cost, case.past.currency) for case in cases if case.past.cost is not None]
         if others := sorted({currency for _, currency in charged} - {self._prices.currency}):
@@ -326,7 +303,7 @@ class _Costs:
             return None
         return sum(cost for cost, _ in charged)
 
-    def after(self, cases: Sequence[_Case]) -> float | None:
+    def after(self, cases: Sequence[Case]) -> float | None:
         """Return what would be charged: by the new prices, for the tokens that each answer took."""
         total = 0.0
         for case in cases:
@@ -351,7 +328,7 @@ class _Costs:
         return total
 
     @staticmethod
-    def _cloud_answered(case: _Case) -> bool:
+    def _cloud_answered(case: Case) -> bool:
         past = case.past
         return past.tier != Tier.LOCAL and not past.specialist and past.completion_tokens is not None
 
@@ -364,7 +341,7 @@ class _Quality:
     unpredicted: int
 
 
-def _qualities(pasts: Sequence[Past], cases: Sequence[_Case], cloud: str | None) -> _Quality:
+def _qualities(pasts: Sequence[Past], cases: Sequence[Case], cloud: str | None) -> _Quality:
     """Return the share of good answers, before and after: of those that stay as they were, the rest by where they go."""
     by_target: dict[str, list[bool]] = defaultdict(list)
     for past in pasts:
@@ -391,7 +368,7 @@ def _qualities(pasts: Sequence[Past], cases: Sequence[_Case], cloud: str | None)
     return _Quality(sum(before) / len(before), sum(after) / len(after), len(before), unpredicted)
 
 
-def _flips(cases: Sequence[_Case], examples: int) -> Iterable[Flip]:
+def _flips(cases: Sequence[Case], examples: int) -> Iterable[Flip]:
     groups: dict[tuple[str, str], list[Past]] = defaultdict(list)
     for case in cases:
         if case.after is not None and case.after != case.before:
@@ -401,6 +378,5 @@ def _flips(cases: Sequence[_Case], examples: int) -> Iterable[Flip]:
         yield Flip(before, after, len(pasts), shown)
 
 
-def _share(local: Iterable[bool]) -> float:
-    flags = list(local)
+def _share(flags: Sequence[bool]) -> float:
     return sum(flags) / len(flags) if flags else 0.0

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from pointsman.review.markdown import code
-from pointsman.review.replay import REFUSED, Replay
+from pointsman.review.replay import Replay
+from pointsman.review.replay_case import REFUSED
 
 _MOST_FLIPS = 20
 
