@@ -2,7 +2,7 @@
 
     make bench                  # or: python benchmarks/generate.py
 
-Two engines of one kind, model and settings run: one under a pointsman server of its own process, one asked
+Two engines of one kind, model, adapters (none applied) and settings run: one under a pointsman server of its own process, one asked
 directly over HTTP by this process, with the same messages and sampling. Rounds alternate; while one is
 asked, the other is idle. Our side routes, translates and logs; the direct side does nothing but read.
 """
@@ -54,7 +54,9 @@ async def engine(specialists):
     spec = EngineSpec(
         "llama_cpp",
         store.fetch(specialists[0].base),
-        (),
+        tuple(
+            store.fetch(s.adapter.artifact) for s in specialists if s.adapter
+        ),  # as ours has; none is applied
         max(s.context_tokens for s in specialists),
         settings.engine.slots,
         settings.engine.threads,
