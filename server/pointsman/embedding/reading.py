@@ -36,7 +36,9 @@ class Reading:
 def read_of(encoder: Encoder, text: str) -> Reading:
     """Return how an encoder reads a text, at little cost: of most texts, a look at how they begin."""
     cut = _is_cut(encoder, text)
-    if any(token not in UNKNOWN for token in encoder.tokens(text[:_PEEK_CHARACTERS])):
+    # Whole words: a part of one that is unknown may be known.
+    begun = text if len(text) <= _PEEK_CHARACTERS else text[:_PEEK_CHARACTERS].rpartition(" ")[0]
+    if any(token not in UNKNOWN for token in encoder.tokens(begun)):
         return Reading(cut)
     if not cut:
         return Reading(cut, any(token not in UNKNOWN for token in encoder.tokens(text)))
