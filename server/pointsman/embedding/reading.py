@@ -11,6 +11,9 @@ _EDGE_CHARACTERS = 2048
 """Enough to find more tokens than an encoder reads in all but texts of very long words."""
 _PEEK_CHARACTERS = 24
 """Enough to find one known token in most texts of a known script; the others are looked at whole."""
+_REMEMBERED = 4096
+_KNOWN: dict[tuple[str, str], bool] = {}
+"""Whether an encoder, by its hash, knows a token of a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +39,7 @@ class Reading:
 def read_of(encoder: Encoder, text: str) -> Reading:
     """Return how an encoder reads a text, at little cost: of most texts, a look at how they begin."""
     cut = _is_cut(encoder, text)
-    # Whole words: a part of one that is unknown may be known.
-    begun = text if len(text) <= _PEEK_CHARACTERS else text[:_PEEK_CHARACTERS].rpartition(" ")[0]
-    if any(token not in UNKNOWN for token in encoder.tokens(begun)):
+    if _knows(encoder, text[:_PEEK_CHARACTERS]):
         return Reading(cut)
     if not cut:
         return Reading(cut, any(token not in UNKNOWN for token in encoder.tokens(text)))
@@ -47,6 +48,19 @@ def read_of(encoder: Encoder, text: str) -> Reading:
         *tail(encoder.tokens(text[-_EDGE_CHARACTERS:])),
     )
     return Reading(cut, any(token not in UNKNOWN for token in edges))
+
+
+def _knows(encoder: Encoder, beginning: str) -> bool:
+    """Whether the first whole word of a text is one that means something; prompts begin with the same few words."""
+    word, *rest = beginning.split(maxsplit=1) or ("",)
+    if not rest and len(beginning) == _PEEK_CHARACTERS:  # a part of an unknown word may be known
+        return False
+    key = encoder.hash, word
+    if (known := _KNOWN.get(key)) is None:
+        if len(_KNOWN) >= _REMEMBERED:
+            _KNOWN.clear()
+        known = _KNOWN[key] = any(token not in UNKNOWN for token in encoder.tokens(word))
+    return known
 
 
 def _is_cut(encoder: Encoder, text: str) -> bool:
