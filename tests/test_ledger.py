@@ -499,7 +499,7 @@ async def _code(call: Any) -> grpc.StatusCode:
 async def test_callers_say_what_an_answer_was_worth(site: Site, sqlite: str) -> None:
     site.fill()
     (site.root / "policy.yaml").write_text("actions: {email: redact}")
-    chosen = site.settings(ledger={"enabled": True, "url": sqlite, "flush_s": 0.02})
+    chosen = site.settings(ledger={"enabled": True, "url": sqlite, "flush_s": 0.02, "text": True})
     async with running(chosen, engines=False) as server:
         client = server.client
         await client.route("please refund my order", request_id="order-1")
@@ -517,6 +517,20 @@ async def test_callers_say_what_an_answer_was_worth(site: Site, sqlite: str) -> 
             return ledger.execute("SELECT accepted, intent, answer FROM feedback").fetchall()
 
     assert await asyncio.to_thread(kept) == [(0, "weather", "Ask [EMAIL_1]")]
+
+
+async def test_what_is_text_in_feedback_is_kept_only_where_text_is(site: Site, sqlite: str) -> None:
+    site.fill()
+    async with running(
+        site.settings(ledger={"enabled": True, "url": sqlite, "flush_s": 0.02}), engines=False
+    ) as server:
+        client = server.client
+        await client.route("please refund my order", request_id="order-1")
+        await asyncio.sleep(0.1)
+        for text in ({"answer": "Ask a@acme-corp.com"}, {"comment": "no"}):
+            code = await _code(client.feedback("order-1", accepted=False, **text))
+            assert code is grpc.StatusCode.FAILED_PRECONDITION
+        await client.feedback("order-1", accepted=False, intent="weather")
 
 
 async def test_without_a_ledger_feedback_is_refused(site: Site) -> None:

@@ -298,7 +298,7 @@ async def _first(
     try:
         await ended(reading, _BEGINS_WITHIN_S)
         return reading.result()
-    except BaseException as error:
+    except BaseException as error:  # also a caller who leaves: what the engine does now is not known
         if not this.heard:
             swap.distrust(str(error) or "a request was given up before the engine began with it")
         raise

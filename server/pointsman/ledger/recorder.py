@@ -159,6 +159,8 @@ class Recorder:
             raise PreconditionError("no ledger is kept; set ledger.enabled")
         if said.accepted is None and not (said.intent or said.answer or said.comment):
             raise InvalidRequestError("accepted", "says nothing: set accepted, intent, answer or comment")
+        if (said.answer or said.comment) and not self._log_text:
+            raise PreconditionError("answers and comments are texts, and none is kept; set ledger.text")
         known = [intent.name for intent in self._router.snapshot.catalog.intents]
         if said.intent and said.intent not in known:
             raise UnknownNameError("intent", said.intent, known)

@@ -21,6 +21,7 @@ from pointsman.errors import ConfigError
 from pointsman.policy.cards import card_spans
 from pointsman.policy.credentials import Credentials
 from pointsman.policy.emails import email_finder
+from pointsman.policy.outline import NEEDS, NOTHING_NEEDED, WITH_COUNTRY_CODE, Needs, Outline, needs_of_phone
 from pointsman.policy.plain_text import UNPARTED, PlainText, plain_text, readings
 from pointsman.values.kinds import NER, PRESIDIO
 from pointsman.values.policy import SECRET, Pattern, Policy, Span, WordList
@@ -47,11 +48,13 @@ class Look:
 
     as_written: in the text as it stands, too
     by_pieces: in pieces of a long text, because nothing that is found is long
+    needs: what a text without it is not searched for
     """
 
     find: Find
     as_written: bool = False
     by_pieces: bool = False
+    needs: Needs = NOTHING_NEEDED
 
 
 class Detector:
@@ -90,7 +93,10 @@ class Detector:
         seen = tuple(readings(text))
         as_written = () if seen[0].text == text else (PlainText(text, None),)
         until = time.thread_time() + self._budget_s if len(text) > _PIECE else None
+        outlines = [Outline(plain.text) for plain in seen]
         for look in self._looks:
+            if not any(map(look.needs.met, outlines)):
+                continue
             for plain in (*seen, *as_written) if look.as_written else seen:
                 found = look.find(plain.text) if until is None else _found_in_time(look, plain.text, until)
                 if plain.places is None:
@@ -148,7 +154,7 @@ def _looks(policy: Policy, cache: Path) -> Iterator[Look]:
     if SECRET in kinds:
         yield Look(_secrets(cache))
     for kind in sorted(kinds & PRESIDIO.keys()):
-        yield from (Look(find, by_pieces=True) for find in _presidio(kind, policy.phone_regions))
+        yield from _presidio(kind, policy.phone_regions)
     names = sorted(kinds & NER.keys())
     if names:
         yield Look(_entities(names, policy.ner_model))
@@ -211,34 +217,39 @@ def _secrets(cache: Path) -> Find:
     return lambda text: (Span(SECRET, found.start, found.end) for found in credentials.find(text))
 
 
-def _presidio(kind: str, phone_regions: Sequence[str]) -> Iterator[Find]:
+def _presidio(kind: str, phone_regions: Sequence[str]) -> Iterator[Look]:
     from presidio_analyzer import predefined_recognizers
 
     maker: Any = getattr(predefined_recognizers, PRESIDIO[kind])
+    needs = NEEDS.get(kind, NOTHING_NEEDED)
     if kind == "payment_card":  # presidio's pattern knows neither grouped numbers of every length nor issuers
-        yield lambda text: (Span(kind, start, end) for start, end in card_spans(text))
-    elif (
-        kind == "email"
-    ):  # presidio's knows no internal hosts, and takes what touches an address for a part of it
-        addresses = email_finder()
-        yield lambda text: (Span(kind, start, end) for start, end in addresses(text))
+        yield _of(kind, card_spans, needs)
+    elif kind == "email":
+        # presidio's knows no internal hosts, and takes what touches an address for a part of it
+        yield _of(kind, email_finder(), needs)
     elif kind == "phone":
         # With a country code, any number of a possible length counts; else one that the region hands out.
-        yield _recognised(kind, maker(supported_regions=["ZZ"], leniency=0))
-        if phone_regions:
-            yield _recognised(kind, maker(supported_regions=list(phone_regions)))
+        yield _recognised(kind, maker(supported_regions=["ZZ"], leniency=0), WITH_COUNTRY_CODE)
+        for region in phone_regions:
+            yield _recognised(kind, maker(supported_regions=[region]), needs_of_phone(region))
     else:
-        yield _recognised(kind, maker())
+        yield _recognised(kind, maker(), needs)
 
 
-def _recognised(kind: str, recogniser: Any) -> Find:
+def _of(kind: str, places: Callable[[str], Iterable[tuple[int, int]]], needs: Needs) -> Look:
+    return Look(
+        lambda text: (Span(kind, start, end) for start, end in places(text)), by_pieces=True, needs=needs
+    )
+
+
+def _recognised(kind: str, recogniser: Any, needs: Needs) -> Look:
     def find(text: str) -> Iterator[Span]:
         # Of no number a part, and to regular expressions no border.
         for match in recogniser.analyze(text.replace("_", " "), recogniser.supported_entities, None):
             if match.score >= LEAST_SCORE:
                 yield Span(kind, match.start, match.end)
 
-    return find
+    return Look(find, by_pieces=True, needs=needs)
 
 
 def _entities(kinds: Sequence[str], model: str) -> Find:

@@ -182,13 +182,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
             _log.error("rpc.failed", method=method, exc_info=raised)
         elif not error.noted:
             _log.warning("rpc.refused", method=method, code=code.name, error=for_log(error))
-        status = status_of(error)
         request_id = structlog.contextvars.get_contextvars().get("request_id", "")
-        await context.abort(
-            code,
-            status.message,
-            ((_REQUEST_ID, request_id), ("grpc-status-details-bin", status.SerializeToString())),
-        )
+        await _refuse(context, error, (_REQUEST_ID, request_id))
 
 
 def shown_by(context: Any) -> Shown:
@@ -207,14 +202,15 @@ async def _message(context: Any) -> Any:
         InvalidRequestError: the call ended without one.
 
     """
-    try:
-        async with asyncio.timeout(MESSAGE_S):
-            message = await context.read()
-    except TimeoutError:
-        raise DeadlineError(f"the message did not come within {MESSAGE_S:g} s", _STALL_RETRY_S) from None
+    message = await _read(context, MESSAGE_S)
     if message is grpc.aio.EOF:
         raise InvalidRequestError("", "the call ended without a message")
     return message
+
+
+async def _messages(context: Any, idle_s: float) -> AsyncGenerator[Any, None]:
+    while (message := await _read(context, idle_s)) is not grpc.aio.EOF:
+        yield message
 
 
 async def _read(context: Any, limit_s: float) -> Any:
@@ -222,19 +218,7 @@ async def _read(context: Any, limit_s: float) -> Any:
         async with asyncio.timeout(limit_s):
             return await context.read()
     except TimeoutError:
-        await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"no message came within {limit_s:g} s")
-
-
-async def _read_one(context: Any) -> Any:
-    message = await _read(context, MESSAGE_S)
-    if message is grpc.aio.EOF:
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a message")
-    return message
-
-
-async def _read_all(context: Any, idle_s: float) -> AsyncGenerator[Any, None]:
-    while (message := await _read(context, idle_s)) is not grpc.aio.EOF:
-        yield message
+        raise DeadlineError(f"no message came within {limit_s:g} s", _STALL_RETRY_S) from None
 
 
 def _bounded(handler: Any, idle_s: float) -> Any:
@@ -243,23 +227,35 @@ def _bounded(handler: Any, idle_s: float) -> Any:
     many = handler.stream_stream or handler.unary_stream
 
     async def asked(context: Any) -> Any:
-        return _read_all(context, idle_s) if handler.request_streaming else await _read_one(context)
+        return _messages(context, idle_s) if handler.request_streaming else await _message(context)
 
     async def answer(_: Any, context: Any) -> Any:
-        return await one(await asked(context), context)
+        try:
+            return await one(await asked(context), context)
+        except PointsmanError as error:
+            await _refuse(context, error)
 
     async def answers(_: Any, context: Any) -> None:
-        found = many(await asked(context), context)
-        if hasattr(found, "__aiter__"):
-            async for response in found:
-                await context.write(response)
-        else:  # it writes by itself
-            await found
+        try:
+            found = many(await asked(context), context)
+            if hasattr(found, "__aiter__"):
+                async for response in found:
+                    await context.write(response)
+            else:  # it writes by itself
+                await found
+        except PointsmanError as error:
+            await _refuse(context, error)
 
     codecs = handler.request_deserializer, handler.response_serializer
     if handler.response_streaming:
         return grpc.stream_stream_rpc_method_handler(answers, *codecs)
     return grpc.stream_unary_rpc_method_handler(answer, *codecs)
+
+
+async def _refuse(context: Any, error: BaseException, *trailing: tuple[str, str]) -> None:
+    status = status_of(error)
+    details = ("grpc-status-details-bin", status.SerializeToString())
+    await context.abort(code_of(error), status.message, (*trailing, details))
 
 
 def _role_for(method: str) -> Role:
