@@ -2,9 +2,10 @@
 
     make bench                  # or: python benchmarks/generate.py
 
-Two engines of one kind, model, adapters (none applied) and settings run: one under a pointsman server of its own process, one asked
-directly over HTTP by this process, with the same messages and sampling. Rounds alternate; while one is
-asked, the other is idle. Our side routes, translates and logs; the direct side does nothing but read.
+Two engines of one kind, model, adapters (none applied) and settings run: one under a pointsman server of its own process,
+one asked directly over HTTP by this process, with the same messages and sampling. Rounds alternate; while one is asked,
+the other is idle. Our side routes, translates and logs; the direct side does nothing but read. One kind of prompt is
+answered in a sentence, where reading it is a third of the time; the other as long as answers may be.
 """
 
 import argparse
@@ -34,6 +35,11 @@ from route import pointsman
 
 ROOT = Path(__file__).parent.parent
 STREAMS = (1, 4)
+PROMPTS = {
+    "short": "Round {number}: invent a dreamy tale about {subject}, very long.",
+    "long": "Write chapter {number} of a novel about {subject}, with dialogue.",
+}
+"""How this model answers them, not what they ask for."""
 SUBJECTS = (
     "a lighthouse", "a night train", "a lost key", "an old bridge", "a market", "a snowstorm", "a violin", "a map",
     "a garden", "a fishing boat", "a clock tower", "a long walk", "a letter", "a small dog", "a desert", "a bakery",
@@ -111,8 +117,8 @@ async def ask_engine(client: httpx2.AsyncClient, body: dict) -> Answer:
 async def run(arguments: argparse.Namespace, port: int, progress: Progress):
     specialists = FileStore(ROOT / "intents", ROOT / "specialists").load().specialists
     general = next(s for s in specialists if s.name == "general")
-    answers: dict[tuple[str, int], list[Answer]] = defaultdict(list)
-    rates: dict[tuple[str, int], list[float]] = defaultdict(list)
+    answers: dict[tuple[str, int, str], list[Answer]] = defaultdict(list)
+    rates: dict[tuple[str, int, str], list[float]] = defaultdict(list)
     async with (
         engine(specialists) as direct,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
@@ -135,22 +141,26 @@ async def run(arguments: argparse.Namespace, port: int, progress: Progress):
             }  # fmt: skip
             return await ask_engine(client, body)
 
-        task = progress.add_task("rounds", total=arguments.rounds * len(STREAMS) * 2 + 2)
+        rounds = [
+            (number, streams, kind)
+            for number in range(arguments.rounds)
+            for streams in STREAMS
+            for kind in PROMPTS
+        ]
+        task = progress.add_task("rounds", total=len(rounds) * 2 + 2)
         for name in ("engine", "pointsman"):
             await both(name, "Hello, invent a tale about a warm-up.")
             progress.advance(task)
-        for number in range(arguments.rounds):
-            for streams in STREAMS:
-                for name in ("engine", "pointsman") if number % 2 else ("pointsman", "engine"):
-                    subjects = [SUBJECTS[(number * 4 + i) % len(SUBJECTS)] for i in range(streams)]
-                    prompts = [
-                        f"Round {number}: invent a dreamy tale about {s}, very long." for s in subjects
-                    ]
-                    begun = time.perf_counter()
-                    found = await asyncio.gather(*(both(name, prompt) for prompt in prompts))
-                    rates[name, streams].append(sum(a.tokens for a in found) / (time.perf_counter() - begun))
-                    answers[name, streams] += found
-                    progress.advance(task)
+        for number, streams, kind in rounds:
+            for name in ("engine", "pointsman") if number % 2 else ("pointsman", "engine"):
+                subjects = [SUBJECTS[(number * 4 + i) % len(SUBJECTS)] for i in range(streams)]
+                prompts = [PROMPTS[kind].format(number=number + 1, subject=s) for s in subjects]
+                begun = time.perf_counter()
+                found = await asyncio.gather(*(both(name, prompt) for prompt in prompts))
+                rate = sum(a.tokens for a in found) / (time.perf_counter() - begun)
+                rates[name, streams, kind].append(rate)
+                answers[name, streams, kind] += found
+                progress.advance(task)
     return answers, rates
 
 
@@ -158,7 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--tokens", type=int, default=128, help="longest answer")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "generate.md")
     arguments = parser.parse_args()
@@ -169,17 +179,20 @@ def main() -> None:
     ):
         answers, rates = asyncio.run(run(arguments, port, progress))
     rows = []
-    for streams in STREAMS:
-        direct = report.percentile(rates["engine", streams], 50)
-        for name in ("engine", "pointsman"):
-            ttft = [a.ttft_ms for a in answers[name, streams]]
-            rate = report.percentile(rates[name, streams], 50)
-            rows.append([
-                {"engine": "engine's own HTTP API", "pointsman": "pointsman Generate"}[name], str(streams),
-                f"{report.percentile(ttft, 50):.0f}", f"{report.percentile(ttft, 99):.0f}",
-                f"{rate:.1f}", f"{rate / direct:.3f}",
-            ])  # fmt: skip
-    headers = ["", "streams", "TTFT p50 ms", "TTFT p99 ms", "tokens/s", "tokens/s to engine's"]
+    for kind in PROMPTS:
+        for streams in STREAMS:
+            direct = report.percentile(rates["engine", streams, kind], 50)
+            for name in ("engine", "pointsman"):
+                found = answers[name, streams, kind]
+                ttft = [a.ttft_ms for a in found]
+                rate = report.percentile(rates[name, streams, kind], 50)
+                rows.append([
+                    {"engine": "engine's own HTTP API", "pointsman": "pointsman Generate"}[name],
+                    f"{kind}, {report.percentile([a.tokens for a in found], 50):.0f} tokens", str(streams),
+                    f"{report.percentile(ttft, 50):.0f}", f"{report.percentile(ttft, 99):.0f}",
+                    f"{rate:.1f}", f"{rate / direct:.3f}",
+                ])  # fmt: skip
+    headers = ["", "answers", "streams", "TTFT p50 ms", "TTFT p99 ms", "tokens/s", "tokens/s to engine's"]
     settings = load()
     body = (
         f"{report.versions('pointsman', 'grpcio', 'xllamacpp', 'openai')}; SmolLM2-135M-Instruct Q4_1, "
