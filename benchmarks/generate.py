@@ -143,17 +143,18 @@ async def run(arguments: argparse.Namespace, port: int, progress: Progress):
 
         rounds = [
             (number, streams, kind)
-            for number in range(arguments.rounds)
+            for number in range(arguments.rounds * max(STREAMS))
             for streams in STREAMS
             for kind in PROMPTS
+            if number % streams == 0  # as many answers with one stream as with several
         ]
         task = progress.add_task("rounds", total=len(rounds) * 2 + 2)
         for name in ("engine", "pointsman"):
             await both(name, "Hello, invent a tale about a warm-up.")
             progress.advance(task)
         for number, streams, kind in rounds:
-            for name in ("engine", "pointsman") if number % 2 else ("pointsman", "engine"):
-                subjects = [SUBJECTS[(number * 4 + i) % len(SUBJECTS)] for i in range(streams)]
+            for name in ("engine", "pointsman") if number // streams % 2 else ("pointsman", "engine"):
+                subjects = [SUBJECTS[(number + i) % len(SUBJECTS)] for i in range(streams)]
                 prompts = [PROMPTS[kind].format(number=number + 1, subject=s) for s in subjects]
                 begun = time.perf_counter()
                 found = await asyncio.gather(*(both(name, prompt) for prompt in prompts))
@@ -168,7 +169,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument(
+        "--rounds", type=int, default=8, help="with the most streams; with one, as many answers"
+    )
     parser.add_argument("--tokens", type=int, default=128, help="longest answer")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "generate.md")
     arguments = parser.parse_args()
@@ -197,7 +200,7 @@ def main() -> None:
     body = (
         f"{report.versions('pointsman', 'grpcio', 'xllamacpp', 'openai')}; SmolLM2-135M-Instruct Q4_1, "
         f"{settings.engine.threads} engine thread(s), {settings.engine.slots} slots.\n"
-        f"{arguments.rounds} alternating rounds, answers of up to {arguments.tokens} tokens; tokens/s is all tokens of a "
+        f"{arguments.rounds} alternating rounds with {max(STREAMS)} streams, {arguments.rounds * max(STREAMS)} with one; answers of up to {arguments.tokens} tokens; tokens/s is all tokens of a "
         "round over its wall time, prompt processing included; medians over rounds.\n\n"
         + report.table(headers, rows)
     )

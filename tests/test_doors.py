@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import socket
+import sqlite3
 import ssl
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,9 @@ from pointsman.errors import (
     UnauthenticatedError,
 )
 from pointsman.host.known_callers import KnownCallers
+from pointsman.ledger.history import past_of
 from pointsman.ledger.metrics import Metrics
+from pointsman.ledger.report import report_of
 from pointsman.sections import Server, Tls
 from pointsman.service.doors import Doors, let_in
 from pointsman.service.server import ensure_safe
@@ -42,6 +46,7 @@ from pointsman.v1 import catalog_pb2
 from pointsman.values.caller import Caller, Role, Shown, names_in
 from pointsman.values.decision import Decision, Evidence, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Event, FinishReason, GenerateTimings, Token, Usage
+from pointsman.values.price import PriceList
 from pointsman.values.request import Tier
 
 ASKS, OPERATES = frozenset({Role.CALLER}), frozenset({Role.OPERATOR})
@@ -425,6 +430,44 @@ async def test_tokens_open_the_services_of_their_roles_and_rotate_under_a_runnin
             assert await until(known, 5.0) < 2.0
         async with client_of(server, "t") as client:
             assert (await code_of(client.route(REFUND[0])))[0] is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_what_a_limit_keeps_out_has_a_row_one_a_second_of_a_caller(site: Site) -> None:
+    site.fill()
+    limited = [entry(name, name, requests_per_minute=1) for name in ("billing", "shop")]
+    write_callers(site.root / "callers.yaml", *limited, entry("ops", "o", "operator"))
+    url = f"sqlite:///{site.root}/ledger.db"
+    chosen = site.settings(
+        ledger={"enabled": True, "url": url, "flush_s": 0.02}, server={"http_address": "127.0.0.1:0"}
+    )
+    async with running(chosen, engines=False) as server:
+        async with client_of(server, "billing") as client:
+            await client.route(REFUND[0])
+            for i in range(3):
+                await code_of(client.route(REFUND[0], request_id=f"r{i}"))
+            await code_of(client.feedback("r0", accepted=True))
+        async with client_of(server, "o") as client:
+            await code_of(client.route(REFUND[0]))
+        assert server.http is not None
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.http.port}") as http:
+            asked = {"model": "auto", "messages": [{"role": "user", "content": REFUND[0]}]}
+            headers = {"authorization": "Bearer shop"}
+            await http.get("/v1/models", headers=headers)
+            assert (await http.post("/v1/chat/completions", json=asked, headers=headers)).status_code == 429
+
+    def kept() -> list[tuple[str, ...]]:
+        with sqlite3.connect(site.root / "ledger.db") as ledger:
+            return ledger.execute("SELECT caller, method, outcome FROM requests").fetchall()
+
+    assert sorted(await asyncio.to_thread(kept)) == [
+        ("billing", "route", "ok"),
+        ("billing", "route", "quota"),
+        ("shop", "generate", "quota"),
+    ]
+    since = datetime.now(UTC) - timedelta(hours=1)
+    assert [past.outcome for past in await asyncio.to_thread(past_of, url, since)] == ["ok"]
+    report = await asyncio.to_thread(report_of, url, since, PriceList(), "big")
+    assert (report.throttled, report.outcomes) == (1.0, {"quota": 1})
 
 
 async def test_rules_see_the_caller_who_is_known_and_not_the_one_who_is_claimed(site: Site) -> None:

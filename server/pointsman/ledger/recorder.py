@@ -1,6 +1,7 @@
 """Router and generator as the service sees them, with every request noted on its way out."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from pointsman.router.router import Router
 from pointsman.sections import Cascade as CascadeSettings
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Event, Shortfall, Token
-from pointsman.values.ledger import Feedback
+from pointsman.values.ledger import Entry, Feedback
 from pointsman.values.policy import NOTHING_FOUND
 from pointsman.values.request import Request
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _NOTED_AFTER_S = 0.02
 """How long what is known of a routed request waits to be noted: with others, and not between a reply and the next request."""
+_REQUESTS = ("Route", "Generate")
+_ROW_EVERY_S = 1.0
 _LOGGED, _BORDER = 4096, 512
 """Characters of a prompt that are logged, and of what was cut that may have been read as something else."""
 
@@ -72,6 +75,7 @@ class Recorder:
         metrics.watch_shortfalls(self._shortfalls)
         self._log_prompts = log_prompts
         self._unnoted: list[tuple[Story, Routed]] = []
+        self._kept_out: dict[str, float] = {}
 
     async def route(self, request: Request) -> Routed:
         """Decide; see `Router.route`."""
@@ -165,6 +169,18 @@ class Recorder:
         if said.intent and said.intent not in known:
             raise UnknownNameError("intent", said.intent, known)
         await asyncio.to_thread(self._ledger.rate, said)
+
+    def kept_out(self, method: str, request_id: str, caller: str) -> None:
+        """Note a request that a limit of its caller's kept out: of a caller one a second, a flood would be theirs to choose."""
+        now = time.time()
+        if (
+            self._ledger is None
+            or method not in _REQUESTS
+            or now - self._kept_out.get(caller, 0.0) < _ROW_EVERY_S
+        ):
+            return
+        self._kept_out[caller] = now
+        self._ledger.note(Entry(now, request_id, method.lower(), "quota", caller=caller, asked="{}"))
 
     def _note_route(self, story: Story, routed: Routed) -> None:
         self._keep(story, "ok")

@@ -10,7 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from pointsman.ledger.database import reading
-from pointsman.ledger.ratings import UNANSWERED, Rating, ratings, success
+from pointsman.ledger.ratings import THROTTLED, UNANSWERED, Rating, ratings, success
 from pointsman.ledger.tables import comparisons, requests
 from pointsman.ledger.tallies import Numbers, Tally, joined, tallies
 from pointsman.ledger.weeks import Week, weeks_of
@@ -75,8 +75,7 @@ class Report:
     retried: share of answers for which the cloud was asked again
     compared, agreed: local answers that the cloud was asked for as well, and those that both agree on
     compared_cost: what that cost; part of `cost`
-    throttled: share of requests that found no place: a full queue, or a cloud that wanted fewer. What callers' own
-        limits kept out has no row
+    throttled: share of requests that found no place: a full queue, a cloud that wanted fewer, limits of the callers' own
     """
 
     since: datetime
@@ -185,7 +184,7 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
         uncounted=sum(one.uncounted for one in found),
         output_share=output / (prompt + output) if prompt + output else 0.0,
         retried=sum(one.retried for one in found) / count if count else 0.0,
-        throttled=sum(one.count for one in found if one.outcome == "throttled") / count if count else 0.0,
+        throttled=sum(one.count for one in found if one.outcome in THROTTLED) / count if count else 0.0,
         outcomes=dict(sum((Counter({one.outcome: one.count}) for one in found), Counter())),
         tiers=tuple(_tiers(found, count)),
         specialists=tuple(_specialists(found, beside)),

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _log = structlog.get_logger()
 Redact = Callable[[Sequence[str], str], Sequence[str]]
 """A text and its caller's name to the text that may be stored."""
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Entry, Comparison)}
+_VALUES = {kind: attrgetter(*names) for kind, names in _FIELDS.items()}
 _TEXTS = ("prompt", "answer", "logprobs")
 _ENTRY_BYTES = 1536
 """What one takes in memory without its texts."""
@@ -242,7 +244,8 @@ class LedgerWriter:
         self._say(f"a row that cannot be written: {_name_of(error)}")  # what it holds is not for the log
 
     def _row(self, entry: Entry | Comparison) -> _Row:
-        row = {field: getattr(entry, field) for field in _FIELDS[type(entry)]}
+        names = _FIELDS[type(entry)]
+        row = dict(zip(names, _VALUES[type(entry)](entry), strict=True))
         texts = {name: row[name] for name in ("prompt", "answer") if row.get(name) is not None}
         row |= zip(texts, self._redact(tuple(texts.values()), entry.caller), strict=True)
         table = requests if isinstance(entry, Entry) else comparisons

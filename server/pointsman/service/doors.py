@@ -164,15 +164,16 @@ class Doors:
         most = caller.concurrent_requests
         if most is not None and self._inside[caller.name] >= most:
             what = f"{most} calls of caller {caller.name!r} are being answered, which is the limit"
-            raise QuotaError(what, _CONCURRENT_RETRY_S)
+            raise QuotaError(what, _CONCURRENT_RETRY_S, caller.name)
         if caller.tokens_per_day is not None and self.tokens_left(caller) <= 0:
             what = f"the {caller.tokens_per_day} tokens a day of caller {caller.name!r} are used up"
-            raise QuotaError(what, _DAY_S - self._clock() % _DAY_S)
+            raise QuotaError(what, _DAY_S - self._clock() % _DAY_S, caller.name)
         if caller.requests_per_minute is not None:
             rate = _PerMinute(caller.requests_per_minute)
             if not self._rates.hit(rate, caller.name):
                 what = f"caller {caller.name!r} may ask {caller.requests_per_minute} times a minute"
-                raise QuotaError(what, _until(self._rates.get_window_stats(rate, caller.name).reset_time))
+                reset = self._rates.get_window_stats(rate, caller.name).reset_time
+                raise QuotaError(what, _until(reset), caller.name)
 
 
 def bearer(authorization: str) -> str:

@@ -20,6 +20,7 @@ from pointsman.errors import (
     DeadlineError,
     InvalidRequestError,
     PointsmanError,
+    QuotaError,
     for_log,
     unwrap,
 )
@@ -40,6 +41,8 @@ _ACCEPTABLE_ID = re.compile(IDENTIFIER)
 
 Observe = Callable[[str, str], None]
 """Called with the method and the status code's name at the end of every call."""
+KeptOut = Callable[[str, str, str], None]
+"""Called with method, request id and caller where a limit of the caller's keeps a request out."""
 
 
 def request_id_of(given: object) -> str:
@@ -66,7 +69,10 @@ class _Undecodable:
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships without types
     """Wraps the handlers of our own services; of health and reflection, it bounds the wait for messages."""
 
-    def __init__(self, observe: Observe, doors: Doors, stall_s: float, idle_s: float) -> None:
+    def __init__(
+        self, observe: Observe, kept_out: KeptOut, doors: Doors, stall_s: float, idle_s: float
+    ) -> None:
+        self._kept_out = kept_out
         self._stall_s = stall_s
         self._idle_s = idle_s
         self._observe = observe
@@ -183,6 +189,8 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         elif not error.noted:
             _log.warning("rpc.refused", method=method, code=code.name, error=for_log(error))
         request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+        if isinstance(error, QuotaError):
+            self._kept_out(method.rpartition("/")[2], request_id, error.caller)
         await _refuse(context, error, (_REQUEST_ID, request_id))
 
 

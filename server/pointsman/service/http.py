@@ -25,6 +25,7 @@ from pointsman.errors import (
     DeadlineError,
     InvalidRequestError,
     PointsmanError,
+    QuotaError,
     for_callers,
     for_log,
     unwrap,
@@ -60,6 +61,7 @@ _STATUSES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: (504, "server_error"),
 }
 _INTERNAL = (500, "server_error")
+_CHAT = "chat.completions"
 
 Handler = Callable[["_Call"], Awaitable[None]]
 
@@ -93,7 +95,7 @@ class HttpServer:
         self._cloud_models = tuple(cloud_models)
         self._limits = Limits(settings.max_prompt_bytes, settings.max_messages)
         routes = [
-            Route("/v1/chat/completions", _Endpoint(self, "chat.completions", self._chat), methods=["POST"]),
+            Route("/v1/chat/completions", _Endpoint(self, _CHAT, self._chat), methods=["POST"]),
             Route("/v1/models", _Endpoint(self, "models", self._models), methods=["GET"]),
             Route("/v1/models/{name:path}", _Endpoint(self, "models", self._model), methods=["GET"]),
         ]
@@ -158,6 +160,10 @@ class HttpServer:
     def observe(self, method: str, code: str) -> None:
         """Count how a call ended."""
         self._observe(method, code)
+
+    def kept_out(self, request_id: str, caller: str) -> None:
+        """Note a request that a limit of its caller's kept out."""
+        self._answers.kept_out("Generate", request_id, caller)
 
     async def _chat(self, call: "_Call") -> None:
         content = await _content(call.request, self._settings.max_message_bytes)
@@ -237,6 +243,8 @@ class _Endpoint:
         except Exception as raised:  # noqa: BLE001 - the one translator
             error = unwrap(raised)
             self._server.observe(self._method, code_of(error).name)
+            if isinstance(error, QuotaError) and self._method == _CHAT:
+                self._server.kept_out(call.request_id, error.caller)
             await call.fail(error, raised)
         else:
             self._server.observe(self._method, "CANCELLED" if call.gone else "OK")

@@ -22,6 +22,9 @@ class AnswerPort(Protocol):
     async def feedback(self, said: Feedback) -> None:
         """Keep what a caller says of a request of theirs."""
 
+    def kept_out(self, method: str, request_id: str, caller: str) -> None:
+        """Note a request that a limit of its caller's kept out; `method` as in the contract."""
+
 
 class CatalogPort(Protocol):
     """Who keeps the catalog. Changes return the version that holds them."""

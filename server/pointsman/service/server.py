@@ -90,7 +90,7 @@ class GrpcServer:
         """
         doors = doors or Doors()
         self._settings = settings
-        self._guard = Guard(observe, doors, settings.stall_s, settings.idle_s)
+        self._guard = Guard(observe, answers.kept_out, doors, settings.stall_s, settings.idle_s)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[self._guard],

@@ -12,7 +12,8 @@ class Entry:
     time: Unix seconds at which it came
     method: `route` or `generate`
     outcome: `ok`, `escalated`, `flagged` (stands, and looks wrong), `invalid` (stands, and breaks its format),
-        `cancelled`, `throttled` (found no place), `late` (no answer before the deadline), `failed` or `refused`
+        `cancelled`, `throttled` (found no place), `quota` (a limit of the caller's), `late` (no answer before the
+        deadline), `failed` or `refused`
     routed_to: the specialist of the first decision; an escalation leaves `specialist` empty
     confidence_alone: before labelled traffic corrected it
     scorer, hardness_by: name what scored the prompt, and what judged how hard it is
