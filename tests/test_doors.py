@@ -432,7 +432,10 @@ async def test_tokens_open_the_services_of_their_roles_and_rotate_under_a_runnin
             assert (await code_of(client.route(REFUND[0])))[0] is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_what_a_limit_keeps_out_has_a_row_one_a_second_of_a_caller(site: Site) -> None:
+async def test_what_a_limit_keeps_out_has_a_row_and_a_flood_has_few(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pointsman.ledger.recorder._ROW_EVERY_S", 3600.0)
     site.fill()
     limited = [entry(name, name, requests_per_minute=1) for name in ("billing", "shop")]
     write_callers(site.root / "callers.yaml", *limited, entry("ops", "o", "operator"))

@@ -171,7 +171,7 @@ class Recorder:
         await asyncio.to_thread(self._ledger.rate, said)
 
     def kept_out(self, method: str, request_id: str, caller: str) -> None:
-        """Note a request that a limit of its caller's kept out: of a caller one a second, a flood would be theirs to choose."""
+        """Note a request that a limit of its caller's kept out; one a second of a caller, who chooses how many come."""
         now = time.time()
         if (
             self._ledger is None
