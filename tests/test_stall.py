@@ -111,7 +111,8 @@ async def test_a_grpc_call_whose_message_never_comes_ends(
             await call.done_writing()
         async with asyncio.timeout(20):
             code = await call.code()
-        assert server.server._guard.in_flight == 0
+        # The caller may know before the server has left the handler.
+        await until(lambda: server.server._guard.in_flight == 0, 5)
     if ends:
         assert code is (grpc.StatusCode.OK if many else grpc.StatusCode.INVALID_ARGUMENT)
     else:
