@@ -5,12 +5,14 @@
 Two engines of one kind, model, adapters (none applied) and settings run: one under a pointsman server of its own process,
 one asked directly over HTTP by this process, with the same messages and sampling. Rounds alternate; while one is asked,
 the other is idle. Our side routes, translates and logs; the direct side does nothing but read. One kind of prompt is
-answered in a sentence, where reading it is a third of the time; the other as long as answers may be.
+answered in a sentence, where reading it is half of the time; the other as long as answers may be.
 """
 
 import argparse
 import asyncio
 import json
+import shlex
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -96,7 +98,7 @@ async def ask_pointsman(stub, prompt: str, max_tokens: int) -> Answer:
 
 async def prompts_for(stub, kind: str, number: int, count: int) -> list[str]:
     """Return prompts that no intent is near: they go to `general`, which both engines serve."""
-    found = []
+    found: list[str] = []
     for i in range(number, number + len(SUBJECTS)):
         prompt = PROMPTS[kind].format(number=number + 1, subject=SUBJECTS[i % len(SUBJECTS)])
         request = router_pb2.RouteRequest(
@@ -105,7 +107,9 @@ async def prompts_for(stub, kind: str, number: int, count: int) -> list[str]:
         )
         if (await stub.Route(request)).decision.specialist == "general":
             found.append(prompt)
-    return found[:count]
+        if len(found) == count:
+            return found
+    raise SystemExit(f"too few of the {kind} prompts are far from all intents; choose others")
 
 
 async def ask_engine(client: httpx2.AsyncClient, body: dict) -> Answer:
@@ -214,7 +218,10 @@ def main() -> None:
         + report.table(headers, rows)
     )
     report.write(
-        arguments.out, "Generate: beside the engine asked directly", body, "python benchmarks/generate.py"
+        arguments.out,
+        "Generate: beside the engine asked directly",
+        body,
+        shlex.join(["python", "benchmarks/generate.py", *sys.argv[1:]]),
     )
     print(body)
 

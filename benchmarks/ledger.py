@@ -20,11 +20,10 @@ from rich.progress import Progress
 
 import report
 from pointsman.catalog.store import FileStore
+from pointsman.settings import load
 from route import load_server, pointsman
 
 ROOT = Path(__file__).parent.parent
-FLUSH_S = 1.0
-"""`ledger.flush_s`, as it is by default."""
 
 
 def count(path: Path) -> int:
@@ -44,6 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     catalog = FileStore(ROOT / "intents", ROOT / "specialists").load()
     texts = [text for intent in catalog.intents for text in intent.exemplars]
+    written_after_s = 1.2 * load().ledger.flush_s
     found = {which: ([], []) for which in ("with", "with, and text", "without")}
     with tempfile.TemporaryDirectory() as name, Progress() as progress:
         scratch = Path(name)
@@ -62,7 +62,7 @@ def main() -> None:
             for number in range(arguments.rounds):
                 begins = number % len(servers)
                 for which, port in (*servers[begins:], *servers[:begins]):
-                    time.sleep(1.2 * FLUSH_S)
+                    time.sleep(written_after_s)
                     took, rate = asyncio.run(load_server(port, texts, arguments.clients, arguments.requests))
                     found[which][0].append(report.percentile(took, 50))
                     found[which][1].append(rate)

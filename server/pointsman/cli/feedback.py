@@ -16,8 +16,10 @@ def feedback(
         typer.Option("--accepted/--rejected", help="Whether the answer was good.", show_default=False),
     ] = None,
     intent: Annotated[str, typer.Option(help="The intent that would have been right.")] = "",
-    answer: Annotated[str, typer.Option(help="The answer that would have been right.")] = "",
-    comment: Annotated[str, typer.Option(help="Anything else.")] = "",
+    answer: Annotated[
+        str, typer.Option(help="The answer that would have been right; kept where ledger.text is on.")
+    ] = "",
+    comment: Annotated[str, typer.Option(help="Anything else; kept where ledger.text is on.")] = "",
     address: Annotated[str, typer.Option(help="host:port of a running server.")] = DEFAULT_ADDRESS,
 ) -> None:
     """Say what an answer was worth; the ledger keeps it, and `export` and `report` read it."""

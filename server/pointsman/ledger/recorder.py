@@ -142,8 +142,8 @@ class Recorder:
                 error=self._why(error, request),
             )
             raise
-        except Exception:
-            outcome = "failed"  # the guard logs it
+        except Exception:  # goes on to the guard, which logs it
+            outcome = "failed"
             raise
         finally:
             self._note_local(local)
@@ -172,15 +172,14 @@ class Recorder:
 
     def kept_out(self, method: str, request_id: str, caller: str) -> None:
         """Note a request that a limit of its caller's kept out; one a second of a caller, who chooses how many come."""
-        now = time.time()
-        if (
-            self._ledger is None
-            or method not in _REQUESTS
-            or now - self._kept_out.get(caller, 0.0) < _ROW_EVERY_S
-        ):
+        if self._ledger is None or method not in _REQUESTS:
             return
-        self._kept_out[caller] = now
-        self._ledger.note(Entry(now, request_id, method.lower(), "quota", caller=caller, asked="{}"))
+        now = time.monotonic()
+        if now - self._kept_out.get(caller, float("-inf")) >= _ROW_EVERY_S:
+            self._kept_out[caller] = now
+            self._ledger.note(
+                Entry(time.time(), request_id, method.lower(), "quota", caller=caller, asked="{}")
+            )
 
     def _note_route(self, story: Story, routed: Routed) -> None:
         self._keep(story, "ok")

@@ -31,6 +31,7 @@ Redact = Callable[[Sequence[str], str], Sequence[str]]
 """A text and its caller's name to the text that may be stored."""
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Entry, Comparison)}
 _VALUES = {kind: attrgetter(*names) for kind, names in _FIELDS.items()}
+"""An entry to the values of its fields, in their order: every request passes here."""
 _TEXTS = ("prompt", "answer", "logprobs")
 _ENTRY_BYTES = 1536
 """What one takes in memory without its texts."""
