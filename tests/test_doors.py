@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import socket
 import sqlite3
 import ssl
@@ -37,13 +38,14 @@ from pointsman.errors import (
 from pointsman.host.known_callers import KnownCallers
 from pointsman.ledger.history import past_of
 from pointsman.ledger.metrics import Metrics
-from pointsman.ledger.report import report_of
+from pointsman.ledger.report import Report, report_of
 from pointsman.sections import Server, Tls
 from pointsman.service.doors import Doors, let_in
 from pointsman.service.server import ensure_safe
 from pointsman.service.tls import Chain, credentials
 from pointsman.v1 import catalog_pb2
 from pointsman.values.caller import Caller, Role, Shown, names_in
+from pointsman.values.catalog import CALLER
 from pointsman.values.decision import Decision, Evidence, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Event, FinishReason, GenerateTimings, Token, Usage
 from pointsman.values.price import PriceList
@@ -432,13 +434,14 @@ async def test_tokens_open_the_services_of_their_roles_and_rotate_under_a_runnin
             assert (await code_of(client.route(REFUND[0])))[0] is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_what_a_limit_keeps_out_has_a_row_and_a_flood_has_few(
+async def test_what_is_refused_at_the_door_has_a_row_and_a_flood_has_few(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pointsman.ledger.recorder._ROW_EVERY_S", 3600.0)
+    monkeypatch.setattr("pointsman.ledger.recorder._ROW_EVERY_S", 1e9)
     site.fill()
     limited = [entry(name, name, requests_per_minute=1) for name in ("billing", "shop")]
-    write_callers(site.root / "callers.yaml", *limited, entry("ops", "o", "operator"))
+    callers = *limited, entry("free", "f"), entry("ops", "o", "operator")
+    write_callers(site.root / "callers.yaml", *callers)
     url = f"sqlite:///{site.root}/ledger.db"
     chosen = site.settings(
         ledger={"enabled": True, "url": url, "flush_s": 0.02}, server={"http_address": "127.0.0.1:0"}
@@ -449,28 +452,69 @@ async def test_what_a_limit_keeps_out_has_a_row_and_a_flood_has_few(
             for i in range(3):
                 await code_of(client.route(REFUND[0], request_id=f"r{i}"))
             await code_of(client.feedback("r0", accepted=True))
-        async with client_of(server, "o") as client:
-            await code_of(client.route(REFUND[0]))
+        for token in ("f", "o", "wrong"):
+            async with client_of(server, token) as client:
+                for _ in range(2):
+                    await code_of(client.route(""))
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            broken = channel.unary_unary("/pointsman.v1.RouterService/Generate")
+            metadata = (("authorization", "Bearer f"),)
+            assert (await code_of(broken(b"\xff", metadata=metadata)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+            assert (await code_of(broken(b"\xff")))[0] is grpc.StatusCode.UNAUTHENTICATED
         assert server.http is not None
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.http.port}") as http:
             asked = {"model": "auto", "messages": [{"role": "user", "content": REFUND[0]}]}
-            headers = {"authorization": "Bearer shop"}
-            await http.get("/v1/models", headers=headers)
-            assert (await http.post("/v1/chat/completions", json=asked, headers=headers)).status_code == 429
+            shop, claimed = {"authorization": "Bearer shop"}, {CALLER: "shop"}
+            await http.get("/v1/models", headers=shop)
+            for headers, code in ((shop, 429), (claimed, 401), ({"authorization": "Bearer o"}, 403)):
+                found = await http.post("/v1/chat/completions", json=asked, headers=headers)
+                assert found.status_code == code
+        unkept = server.core.metrics.registry.get_sample_value
+        assert unkept("pointsman_ledger_rows_total", {"what": "unkept"}) == 9
 
     def kept() -> list[tuple[str, ...]]:
         with sqlite3.connect(site.root / "ledger.db") as ledger:
-            return ledger.execute("SELECT caller, method, outcome FROM requests").fetchall()
+            return ledger.execute("SELECT caller, method, outcome, asked FROM requests").fetchall()
 
-    assert sorted(await asyncio.to_thread(kept)) == [
-        ("billing", "route", "ok"),
-        ("billing", "route", "quota"),
-        ("shop", "generate", "quota"),
+    rows = [(*row, json.loads(asked).get("refused")) for *row, asked in await asyncio.to_thread(kept)]
+    assert sorted(rows, key=str) == [
+        ("", "route", "rejected", "Unauthenticated"),
+        ("billing", "route", "ok", None),
+        ("billing", "route", "quota", "Quota"),
+        ("free", "route", "rejected", "InvalidRequest"),
+        ("ops", "route", "rejected", "Forbidden"),
+        ("shop", "generate", "quota", "Quota"),
     ]
     since = datetime.now(UTC) - timedelta(hours=1)
     assert [past.outcome for past in await asyncio.to_thread(past_of, url, since)] == ["ok"]
     report = await asyncio.to_thread(report_of, url, since, PriceList(), "big")
-    assert (report.throttled, report.outcomes) == (1.0, {"quota": 1})
+    assert (report.answers, report.throttled, report.outcomes) == (1, 1.0, {"quota": 1})
+
+
+@pytest.mark.parametrize("caller", ["shop", "no name"])
+async def test_where_everybody_comes_in_a_refused_call_has_the_name_it_gave_where_that_is_one(
+    site: Site, caller: str
+) -> None:
+    site.fill()
+    url = f"sqlite:///{site.root}/ledger.db"
+    async with (
+        running(
+            site.settings(ledger={"enabled": True, "url": url, "flush_s": 0.02}), engines=False
+        ) as server,
+        grpc.aio.insecure_channel(server.address) as channel,
+    ):
+        empty = channel.unary_stream("/pointsman.v1.RouterService/Generate")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await empty(b"", metadata=((CALLER, caller),)).read()
+
+    def report() -> Report:
+        return report_of(url, datetime.now(UTC) - timedelta(hours=1), PriceList(), "big")
+
+    with sqlite3.connect(site.root / "ledger.db") as ledger:
+        row = ledger.execute("SELECT caller, outcome FROM requests").fetchone()
+    assert row == ("shop" if caller == "shop" else "", "rejected")
+    found = await asyncio.to_thread(report)
+    assert (found.answers, found.outcomes) == (0, {"rejected": 1})
 
 
 async def test_rules_see_the_caller_who_is_known_and_not_the_one_who_is_claimed(site: Site) -> None:

@@ -109,6 +109,23 @@ async def test_an_answer_that_is_left_is_cancelled(sqlite: str) -> None:
     assert (row["outcome"], row["uncounted"]) == ("cancelled", 0)  # nobody is paid for it
 
 
+@pytest.mark.parametrize(
+    ("outcome", "raised"), [("cancelled", asyncio.CancelledError()), ("failed", RuntimeError("a bug"))]
+)
+async def test_a_route_that_comes_to_no_decision_has_a_row(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch, outcome: str, raised: BaseException
+) -> None:
+    async def decide(_: Any) -> Any:
+        raise raised
+
+    async with recorded(sqlite, GOOD, None) as recorder:
+        monkeypatch.setattr(recorder._router, "route", decide)
+        with pytest.raises(type(raised)):
+            await recorder.route(asked())
+    (row,) = await asyncio.to_thread(rows, sqlite)
+    assert (row["method"], row["outcome"], row["tier"]) == ("route", outcome, "")
+
+
 async def test_rows_of_a_real_server_have_all_that_is_known_of_their_requests(
     site: Site, sqlite: str
 ) -> None:

@@ -156,8 +156,8 @@ class Listener:
     async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         yield await self.route(request)
 
-    def kept_out(self, method: str, request_id: str, caller: str) -> None:
-        raise AssertionError("nobody has limits")
+    def kept_out(self, method: str, request_id: str, caller: str, error: BaseException) -> None:
+        raise AssertionError("everybody comes in") from error
 
 
 @asynccontextmanager

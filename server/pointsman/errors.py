@@ -120,10 +120,6 @@ class OverloadedError(PointsmanError):
 class QuotaError(OverloadedError):
     """A limit of the caller's own is reached. Expected; the caller's to wait, or the operator's to raise."""
 
-    def __init__(self, message: str, retry_after_s: float, caller: str = "") -> None:
-        super().__init__(message, retry_after_s)
-        self.caller = caller
-
 
 class DeadlineError(OverloadedError):
     """An answer that could not be made before the caller's deadline. Expected under load; nobody's fault."""

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pointsman.errors import DeadlineError, OverloadedError, PointsmanError, PolicyError
+from pointsman.errors import DeadlineError, OverloadedError, PointsmanError, PolicyError, QuotaError
 from pointsman.policy.conditions import facts_of
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Shortfall
@@ -143,6 +143,13 @@ def failed_as(error: PointsmanError) -> str:
     if isinstance(error, DeadlineError):
         return "late"
     return "throttled" if isinstance(error, OverloadedError) else "failed"
+
+
+def kept_out(method: str, request_id: str, caller: str, error: BaseException) -> Entry:
+    """Return the entry of a call that was refused at the door."""
+    outcome = "quota" if isinstance(error, QuotaError) else "rejected"
+    why = type(error).__name__.removesuffix("Error")
+    return Entry(time.time(), request_id, method, outcome, caller=caller, asked=json.dumps({"refused": why}))
 
 
 def _of_decision(decision: Decision) -> dict[str, Any]:

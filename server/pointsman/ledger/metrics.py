@@ -287,6 +287,7 @@ class _LedgerCollector(Collector):
         )
         rows.add_metric(["written"], self._ledger.written)
         rows.add_metric(["dropped"], self._ledger.dropped)
+        rows.add_metric(["unkept"], self._ledger.unkept)
         yield rows
         yield GaugeMetricFamily(
             "pointsman_ledger_waiting", "Rows that are not written yet.", self._ledger.waiting

@@ -9,8 +9,10 @@ import sqlalchemy as sa
 
 from pointsman.ledger.tables import comparisons, feedback, requests
 
-UNANSWERED = ("cancelled", "late", "quota", "refused", "throttled")
+UNANSWERED = ("cancelled", "late", "quota", "refused", "rejected", "throttled")
 """Outcomes of requests that got no answer, for which no specialist is to blame."""
+REJECTED = "rejected"
+"""The outcome of calls that were no requests to answer: a stranger's, or a broken one."""
 THROTTLED = ("quota", "throttled")
 """Outcomes of those that found no place, by their callers' own limits or by the machine's."""
 _WELL = ("ok", "escalated")

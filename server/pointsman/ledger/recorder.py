@@ -1,6 +1,7 @@
 """Router and generator as the service sees them, with every request noted on its way out."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -20,15 +21,16 @@ from pointsman.errors import (
 )
 from pointsman.generation.generator import Generator
 from pointsman.ledger.auditor import Auditor
-from pointsman.ledger.entries import Story, failed_as, outcome_of
+from pointsman.ledger.entries import Story, failed_as, kept_out, outcome_of
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.shortfalls import FINE, Shortfalls
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.router.router import Router
 from pointsman.sections import Cascade as CascadeSettings
+from pointsman.values.catalog import IDENTIFIER
 from pointsman.values.decision import Decision, Reason, Routed, RouteTimings
 from pointsman.values.events import Done, Escalation, Event, Shortfall, Token
-from pointsman.values.ledger import Entry, Feedback
+from pointsman.values.ledger import Feedback
 from pointsman.values.policy import NOTHING_FOUND
 from pointsman.values.request import Request
 
@@ -40,6 +42,7 @@ _NOTED_AFTER_S = 0.02
 """How long what is known of a routed request waits to be noted: with others, and not between a reply and the next request."""
 _REQUESTS = ("Route", "Generate")
 _ROW_EVERY_S = 1.0
+"""Of one caller, refused at the door for one kind of reason."""
 _LOGGED, _BORDER = 4096, 512
 """Characters of a prompt that are logged, and of what was cut that may have been read as something else."""
 
@@ -75,20 +78,30 @@ class Recorder:
         metrics.watch_shortfalls(self._shortfalls)
         self._log_prompts = log_prompts
         self._unnoted: list[tuple[Story, Routed]] = []
-        self._kept_out: dict[str, float] = {}
+        self._kept_out_at = 0.0
+        self._kept_out: set[tuple[str, type[BaseException]]] = set()
+        """What has a row of this second: callers, and errors."""
 
     async def route(self, request: Request) -> Routed:
         """Decide; see `Router.route`."""
         story = Story.of(request, "route")
+        outcome = "cancelled"  # unless it ends in another way
         try:
             routed = (await self._router.route(request)).routed
+            outcome = ""  # noted later
         except PointsmanError as error:
             error.noted = True
+            outcome = failed_as(error)
             if isinstance(error, PolicyError):
                 self._auditor.ended(request, None, "refused", error.found)
-            self._keep(story, failed_as(error))
             _log.warning("route.failed", **self._subject(request), error=for_log(error))
             raise
+        except Exception:  # goes on to the guard, which logs it
+            outcome = "failed"
+            raise
+        finally:
+            if outcome:
+                self._keep(story, outcome)
         story.decided(routed)
         if not self._unnoted:
             asyncio.get_running_loop().call_later(_NOTED_AFTER_S, self.note_routes)
@@ -170,16 +183,19 @@ class Recorder:
             raise UnknownNameError("intent", said.intent, known)
         await asyncio.to_thread(self._ledger.rate, said)
 
-    def kept_out(self, method: str, request_id: str, caller: str) -> None:
-        """Note a request that a limit of its caller's kept out; one a second of a caller, who chooses how many come."""
+    def kept_out(self, method: str, request_id: str, caller: str, error: BaseException) -> None:
+        """Note a call that was refused at the door; its sender chooses how many come, so not all have a row."""
         if self._ledger is None or method not in _REQUESTS:
             return
-        now = time.monotonic()
-        if now - self._kept_out.get(caller, float("-inf")) >= _ROW_EVERY_S:
-            self._kept_out[caller] = now
-            self._ledger.note(
-                Entry(time.time(), request_id, method.lower(), "quota", caller=caller, asked="{}")
-            )
+        caller = caller if re.fullmatch(IDENTIFIER, caller) else ""  # that may be why
+        now = time.monotonic() // _ROW_EVERY_S
+        if now != self._kept_out_at:
+            self._kept_out_at, self._kept_out = now, set()
+        if (caller, type(error)) in self._kept_out:
+            self._ledger.unkept += 1
+        else:
+            self._kept_out.add((caller, type(error)))
+            self._ledger.note(kept_out(method.lower(), request_id, caller, error))
 
     def _note_route(self, story: Story, routed: Routed) -> None:
         self._keep(story, "ok")

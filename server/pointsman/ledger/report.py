@@ -10,7 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from pointsman.ledger.database import reading
-from pointsman.ledger.ratings import THROTTLED, UNANSWERED, Rating, ratings, success
+from pointsman.ledger.ratings import REJECTED, THROTTLED, UNANSWERED, Rating, ratings, success
 from pointsman.ledger.tables import comparisons, requests
 from pointsman.ledger.tallies import Numbers, Tally, joined, tallies
 from pointsman.ledger.weeks import Week, weeks_of
@@ -152,7 +152,8 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
 
     """
     begin = since.timestamp()
-    found = tallies(connection, begin, prices.currency)
+    every = tallies(connection, begin, prices.currency)
+    found = [one for one in every if one.outcome != REJECTED]
     said = [
         rating
         for rating in ratings(connection, begin, requests.c.outcome, requests.c.tier)
@@ -185,7 +186,7 @@ def report(connection: sa.Connection, since: datetime, prices: PriceList, model:
         output_share=output / (prompt + output) if prompt + output else 0.0,
         retried=sum(one.retried for one in found) / count if count else 0.0,
         throttled=sum(one.count for one in found if one.outcome in THROTTLED) / count if count else 0.0,
-        outcomes=dict(sum((Counter({one.outcome: one.count}) for one in found), Counter())),
+        outcomes=dict(sum((Counter({one.outcome: one.count}) for one in every), Counter())),
         tiers=tuple(_tiers(found, count)),
         specialists=tuple(_specialists(found, beside)),
         compared=sum(one.count for one in beside),

@@ -82,6 +82,8 @@ class LedgerWriter:
         self._tidied = float("-inf")
         self.written = 0
         self.dropped = 0
+        self.unkept = 0
+        """Calls refused at the door that were given no row; the recorder counts them."""
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._thread.start()
 

@@ -12,7 +12,13 @@ from limits import RateLimitItemPerDay, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
-from pointsman.errors import ForbiddenError, QuotaError, UnauthenticatedError
+from pointsman.errors import (
+    DeadlineError,
+    ForbiddenError,
+    PointsmanError,
+    QuotaError,
+    UnauthenticatedError,
+)
 from pointsman.values.caller import Caller, Role, Shown
 from pointsman.values.decision import Routed
 from pointsman.values.events import Done, Event, Token
@@ -89,6 +95,10 @@ class Doors:
             )
         return found
 
+    def name(self, known: Caller | None, given: str) -> str:
+        """Return the name of a caller: who is known is not asked for one, and a stranger has none."""
+        return known.name if known else "" if self.watched else given
+
     def may_read_metrics(self, authorization: str, certificates: tuple[str, ...] = ()) -> bool:
         """Whether an Authorization header, or else a certificate, is an operator's; anyone's where all come in."""
         try:
@@ -164,16 +174,24 @@ class Doors:
         most = caller.concurrent_requests
         if most is not None and self._inside[caller.name] >= most:
             what = f"{most} calls of caller {caller.name!r} are being answered, which is the limit"
-            raise QuotaError(what, _CONCURRENT_RETRY_S, caller.name)
+            raise QuotaError(what, _CONCURRENT_RETRY_S)
         if caller.tokens_per_day is not None and self.tokens_left(caller) <= 0:
             what = f"the {caller.tokens_per_day} tokens a day of caller {caller.name!r} are used up"
-            raise QuotaError(what, _DAY_S - self._clock() % _DAY_S, caller.name)
+            raise QuotaError(what, _DAY_S - self._clock() % _DAY_S)
         if caller.requests_per_minute is not None:
             rate = _PerMinute(caller.requests_per_minute)
             if not self._rates.hit(rate, caller.name):
                 what = f"caller {caller.name!r} may ask {caller.requests_per_minute} times a minute"
                 reset = self._rates.get_window_stats(rate, caller.name).reset_time
-                raise QuotaError(what, _until(reset), caller.name)
+                raise QuotaError(what, _until(reset))
+
+
+def kept_out(error: BaseException) -> bool:
+    """Whether an error that a call ended with kept it from the router, so that nobody has noted the request.
+
+    Of an answer that was not read, or not there, in time somebody has.
+    """
+    return isinstance(error, PointsmanError) and not error.noted and not isinstance(error, DeadlineError)
 
 
 def bearer(authorization: str) -> str:

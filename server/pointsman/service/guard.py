@@ -20,14 +20,13 @@ from pointsman.errors import (
     DeadlineError,
     InvalidRequestError,
     PointsmanError,
-    QuotaError,
     for_log,
     unwrap,
 )
-from pointsman.service.doors import Doors, bearer
+from pointsman.service.doors import Doors, bearer, kept_out
 from pointsman.service.errors import code_of, status_of
-from pointsman.values.caller import Role, Shown
-from pointsman.values.catalog import IDENTIFIER
+from pointsman.values.caller import Caller, Role, Shown
+from pointsman.values.catalog import CALLER, IDENTIFIER
 
 _log = structlog.get_logger()
 _OURS = "/pointsman."
@@ -41,8 +40,8 @@ _ACCEPTABLE_ID = re.compile(IDENTIFIER)
 
 Observe = Callable[[str, str], None]
 """Called with the method and the status code's name at the end of every call."""
-KeptOut = Callable[[str, str, str], None]
-"""Called with method, request id and caller where a limit of the caller's keeps a request out."""
+KeptOut = Callable[[str, str, str, BaseException], None]
+"""Called with method, request id, caller (empty for a stranger) and error where a call is refused at the door."""
 
 
 def request_id_of(given: object) -> str:
@@ -102,17 +101,19 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
     def _unary(self, method: str, behaviour: Any) -> Any:
         async def handle(_: Any, context: Any) -> Any:
             self._enter(context)
+            known = None
             try:
+                known = self._doors.who(shown_by(context))
                 request = await _message(context)
                 self._admit(request)
-                with self._doors.enter(self._doors.who(shown_by(context)), _role_for(method)):
+                with self._doors.enter(known, _role_for(method)):
                     response = await behaviour(request, context)
             except asyncio.CancelledError:  # the caller left, or the deadline passed
                 self._observe(method, "CANCELLED")
                 _log.info("rpc.cancelled", method=method)
                 raise
             except Exception as error:  # noqa: BLE001 - the one translator
-                await self._fail(method, context, error)
+                await self._fail(method, context, known, error)
             else:
                 self._observe(method, "OK")
                 if not method.startswith(_LEDGERED):
@@ -126,17 +127,19 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
     def _streaming(self, method: str, behaviour: Any) -> Any:
         async def handle(_: Any, context: Any) -> None:
             self._enter(context)
+            known = None
             try:
+                known = self._doors.who(shown_by(context))
                 request = await _message(context)
                 self._admit(request)
-                with self._doors.enter(self._doors.who(shown_by(context)), _role_for(method)):
+                with self._doors.enter(known, _role_for(method)):
                     unread = await self._written(behaviour(request, context), context)
                 await self._refuse_stalled(unread)
             except asyncio.CancelledError:  # the caller left, or the deadline passed
                 self._observe(method, "CANCELLED")
                 raise
             except Exception as error:  # noqa: BLE001 - the one translator
-                await self._fail(method, context, error)
+                await self._fail(method, context, known, error)
             else:
                 self._observe(method, "OK")
             finally:
@@ -166,8 +169,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
             raise stalled(self._stall_s)
 
     def _enter(self, context: Any) -> None:
-        given = next((value for key, value in context.invocation_metadata() or () if key == _REQUEST_ID), "")
-        request_id = request_id_of(given)
+        request_id = request_id_of(said(context, _REQUEST_ID))
         structlog.contextvars.bind_contextvars(request_id=request_id)
         context.set_trailing_metadata(((_REQUEST_ID, request_id),))
         self.in_flight += 1
@@ -178,7 +180,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         if self.draining:
             raise BackendDownError("the server is shutting down; ask another", retry_after_s=1.0)
 
-    async def _fail(self, method: str, context: Any, raised: Exception) -> None:
+    async def _fail(self, method: str, context: Any, known: Caller | None, raised: Exception) -> None:
         error = unwrap(raised)
         if isinstance(error, grpc.aio.AbortError):
             raise error
@@ -189,17 +191,24 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         elif not error.noted:
             _log.warning("rpc.refused", method=method, code=code.name, error=for_log(error))
         request_id = structlog.contextvars.get_contextvars().get("request_id", "")
-        if isinstance(error, QuotaError):
-            self._kept_out(method.rpartition("/")[2], request_id, error.caller)
+        if kept_out(error):
+            caller = self._doors.name(known, said(context, CALLER))
+            self._kept_out(method.rpartition("/")[2], request_id, caller, error)
         await _refuse(context, error, (_REQUEST_ID, request_id))
+
+
+def said(context: Any, key: str) -> str:
+    """Return what the metadata of a call say; empty where they say nothing."""
+    return next((value for name, value in context.invocation_metadata() or () if name == key), "")
 
 
 def shown_by(context: Any) -> Shown:
     """Return what the peer shows: the bearer token of the call, the names in the certificate of the connection."""
-    given = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), "")
     peer = context.auth_context() or {}
     names = next((found for key in _NAMES if (found := peer.get(key))), ())
-    return Shown(bearer(given), tuple(name.decode(errors="replace") for name in names))
+    return Shown(
+        bearer(said(context, "authorization")), tuple(name.decode(errors="replace") for name in names)
+    )
 
 
 async def _message(context: Any) -> Any:

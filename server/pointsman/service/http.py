@@ -25,7 +25,6 @@ from pointsman.errors import (
     DeadlineError,
     InvalidRequestError,
     PointsmanError,
-    QuotaError,
     for_callers,
     for_log,
     unwrap,
@@ -34,7 +33,7 @@ from pointsman.sections import Server as ServerSettings
 from pointsman.service.chat_reply import Reply, chunks, data
 from pointsman.service.chat_request import AUTO, Asked, asked_of
 from pointsman.service.convert import Limits
-from pointsman.service.doors import Doors, bearer
+from pointsman.service.doors import Doors, bearer, kept_out
 from pointsman.service.errors import INTERNAL_MESSAGE, code_of
 from pointsman.service.guard import Observe, request_id_of, stalled
 from pointsman.service.http_protocol import PEER, TimedProtocol
@@ -143,27 +142,29 @@ class HttpServer:
         return cut
 
     @contextmanager
-    def entered(self, request: Request) -> Iterator[str]:
-        """Count a call while it is being answered, and let its caller in; yields the caller's name.
+    def entered(self, call: "_Call") -> Iterator[None]:
+        """Count a call while it is being answered, and let its caller in; tells the call who that is.
 
         Raises:
             UnauthenticatedError, ForbiddenError, QuotaError, BackendDownError
 
         """
-        if self.draining:
-            raise BackendDownError("the server is shutting down; ask another", retry_after_s=1.0)
+        request = call.request
         token = bearer(request.headers.get("authorization", ""))
         known = self._doors.who(Shown(token, request.scope.get("state", {}).get(PEER, ())))
+        call.caller = self._doors.name(known, request.headers.get(CALLER, ""))
+        if self.draining:
+            raise BackendDownError("the server is shutting down; ask another", retry_after_s=1.0)
         with self._doors.enter(known, Role.CALLER):
-            yield known.name if known else request.headers.get(CALLER, "")
+            yield
 
     def observe(self, method: str, code: str) -> None:
         """Count how a call ended."""
         self._observe(method, code)
 
-    def kept_out(self, request_id: str, caller: str) -> None:
-        """Note a request that a limit of its caller's kept out."""
-        self._answers.kept_out("Generate", request_id, caller)
+    def kept_out(self, call: "_Call", error: BaseException) -> None:
+        """Note a call that was refused before it was an answer's."""
+        self._answers.kept_out("Generate", call.request_id, call.caller, error)
 
     async def _chat(self, call: "_Call") -> None:
         content = await _content(call.request, self._settings.max_message_bytes)
@@ -235,7 +236,7 @@ class _Endpoint:
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
         self._server.in_flight += 1
         try:
-            with self._server.entered(call.request) as call.caller:
+            with self._server.entered(call):
                 await self._handle(call)
         except (asyncio.CancelledError, ClientDisconnect):
             self._server.observe(self._method, "CANCELLED")
@@ -243,8 +244,8 @@ class _Endpoint:
         except Exception as raised:  # noqa: BLE001 - the one translator
             error = unwrap(raised)
             self._server.observe(self._method, code_of(error).name)
-            if isinstance(error, QuotaError) and self._method == _CHAT:
-                self._server.kept_out(call.request_id, error.caller)
+            if self._method == _CHAT and kept_out(error):
+                self._server.kept_out(call, error)
             await call.fail(error, raised)
         else:
             self._server.observe(self._method, "CANCELLED" if call.gone else "OK")

@@ -22,8 +22,8 @@ class AnswerPort(Protocol):
     async def feedback(self, said: Feedback) -> None:
         """Keep what a caller says of a request of theirs."""
 
-    def kept_out(self, method: str, request_id: str, caller: str) -> None:
-        """Note a request that a limit of its caller's kept out; `method` as in the contract."""
+    def kept_out(self, method: str, request_id: str, caller: str, error: BaseException) -> None:
+        """Note a call that was refused before `route` or `generate`; `method` as in the contract."""
 
 
 class CatalogPort(Protocol):

@@ -15,6 +15,7 @@ from pointsman.service.convert_catalog import (
     status_message,
 )
 from pointsman.service.doors import Doors, let_in
+from pointsman.service.guard import said
 from pointsman.service.ports import AnswerPort, CatalogPort
 from pointsman.v1 import catalog_pb2, catalog_pb2_grpc, router_pb2, router_pb2_grpc
 from pointsman.values.catalog import CALLER, TRACEPARENT
@@ -47,26 +48,19 @@ class RouterServicer(router_pb2_grpc.RouterServiceServicer):
         self, request: router_pb2.FeedbackRequest, context: Any
     ) -> router_pb2.FeedbackResponse:
         """Keep what a caller says."""
-        await self._answers.feedback(feedback_of(request, self._limits, _caller(context)))
+        await self._answers.feedback(feedback_of(request, self._limits, self._caller(context)))
         return router_pb2.FeedbackResponse()
 
     def _asked(self, request: router_pb2.RouteRequest | router_pb2.GenerateRequest, context: Any) -> Request:
         request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))
-        caller, budget_s = _caller(context), context.time_remaining()
-        trace = _said(context, TRACEPARENT)
+        caller, budget_s = self._caller(context), context.time_remaining()
+        trace = said(context, TRACEPARENT)
         return request_of(
             request, self._limits, request_id, caller=caller, budget_s=budget_s, traceparent=trace
         )
 
-
-def _caller(context: Any) -> str:
-    known = let_in.get()
-    return known.name if known else _said(context, CALLER)  # who is known is not asked for a name
-
-
-def _said(context: Any, key: str) -> str:
-    """Return what the metadata of a call say; empty where they say nothing."""
-    return next((value for name, value in context.invocation_metadata() or () if name == key), "")
+    def _caller(self, context: Any) -> str:
+        return self._doors.name(let_in.get(), said(context, CALLER))
 
 
 class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):

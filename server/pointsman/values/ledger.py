@@ -12,12 +12,12 @@ class Entry:
     time: Unix seconds at which it came
     method: `route` or `generate`
     outcome: `ok`, `escalated`, `flagged` (stands, and looks wrong), `invalid` (stands, and breaks its format),
-        `cancelled`, `throttled` (found no place), `quota` (a limit of the caller's), `late` (no answer before the
-        deadline), `failed` or `refused`
+        `cancelled`, `throttled` (found no place), `quota` (a limit of the caller's), `rejected` (at the door: a
+        stranger, a call that is not understood), `late` (no answer before the deadline), `failed` or `refused`
     routed_to: the specialist of the first decision; an escalation leaves `specialist` empty
     confidence_alone: before labelled traffic corrected it
     scorer, hardness_by: name what scored the prompt, and what judged how hard it is
-    asked: what the request fixed, and what rules ask for, as JSON
+    asked: what the request fixed, and what rules ask for, as JSON; of a call refused at the door, why
     retries: times that the cloud was asked again
     cost: in `currency`, ISO 4217; None where no price is known
     uncounted: answers of the cloud that broke off or were given up, and are in no `cost`: nobody told their tokens
