@@ -127,13 +127,13 @@ def write_specialist(folder: Path, number: int, base: dict, adapter: dict | None
 
 
 @contextmanager
-def served(folder: Path, scratch: Path):
+def served(folder: Path, scratch: Path, general: str = "s0"):
     log = scratch / f"{folder.name}.log"
     environment = os.environ | {
         "POINTSMAN_PATHS__INTENTS": str(scratch / "no-intents"),
         "POINTSMAN_PATHS__SPECIALISTS": str(folder),
         "POINTSMAN_PATHS__MODELS": str(scratch / "models"),
-        "POINTSMAN_ROUTING__GENERAL_SPECIALIST": "s0",
+        "POINTSMAN_ROUTING__GENERAL_SPECIALIST": general,
         "POINTSMAN_SERVER__ADDRESS": "127.0.0.1:0",
         "POINTSMAN_SERVER__METRICS_ADDRESS": "",
         "POINTSMAN_LOG__FORMAT": "json",
@@ -244,8 +244,11 @@ async def resident(client: AsyncClient) -> int:
     return sum(by_engine.values())
 
 
-async def cancelling(base: Path, adapters: list[Path], times: int) -> tuple[list[float], float]:
-    """Return the seconds from closing a stream to its slot being free, and a decode step."""
+async def cancelling(base: Path, adapters: list[Path], times: int) -> tuple[list[float], list[float], float]:
+    """Return the seconds from closing a stream to its slot last seen busy, and to it seen free, and a decode step.
+
+    The engine tells of its slots between two steps only, so what is between the two is not known.
+    """
     settings = load().engine
     spec = EngineSpec("llama_cpp", base, tuple(adapters), CONTEXT, settings.slots, settings.threads)
     engine = EngineProcess(spec, settings)
@@ -256,7 +259,7 @@ async def cancelling(base: Path, adapters: list[Path], times: int) -> tuple[list
         1.0,
         adapters=(1.0,) + (0.0,) * 7,
     )
-    found, steps = [], []
+    busy, free, steps = [], [], []
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(engine.run())
         await engine.settled()
@@ -274,12 +277,14 @@ async def cancelling(base: Path, adapters: list[Path], times: int) -> tuple[list
                             break
                     await asyncio.sleep(random.Random(i).random() * 0.02)
                     closed = time.perf_counter()
+                seen_busy = 0.0
                 while any(slot["is_processing"] for slot in (await http.get("/slots")).json()):
-                    pass
-                found.append(time.perf_counter() - closed)
+                    seen_busy = time.perf_counter() - closed
+                busy.append(seen_busy)
+                free.append(time.perf_counter() - closed)
                 steps += list(np.diff(seen))
         engine.stop()
-    return found, float(np.median(steps))
+    return busy, free, float(np.median(steps))
 
 
 async def run(
@@ -336,7 +341,7 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
         hits = report.percentile([one.hit_rate for one in found], 50)
         rates.append([str(adapters), f"{rate:.1f}", f"{rate / single:.2f}", f"{hits:.0%}"])
     same, other, step = figures["switch"]
-    freed, cancel_step = figures["cancel"]
+    busy, freed, cancel_step = figures["cancel"]
     memory = []
     for when, suffix in (("after one answer of each", ""), ("after the load", ", loaded")):
         shared, merged = figures[f"one base{suffix}"], figures.get(f"merged{suffix}")
@@ -353,9 +358,11 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
         *memory,
         ["decode step, ms", f"{step * 1e3:.1f}", ""],
         ["switch between two adapters, one client, ms of TTFT", f"{(other - same) * 1e3:.1f}", f"≤ {step * 1e3:.1f}"],
-        ["cancelled stream: slot free after, p50, ms", f"{report.percentile(freed, 50) * 1e3:.0f}", ""],
-        ["cancelled stream: slot free after, p99, ms", f"{report.percentile(freed, 99) * 1e3:.0f}",
-         f"≤ {cancel_step * 1e3 + 20:.0f}"],
+        *(
+            [f"cancelled stream: slot last seen busy, seen free after, p{p}, ms",
+             f"{report.percentile(busy, p) * 1e3:.0f}, {report.percentile(freed, p) * 1e3:.0f}", aim]
+            for p, aim in ((50, ""), (99, f"≤ {cancel_step * 1e3 + 20:.0f}"))
+        ),
     ]  # fmt: skip
     return (
         f"{report.versions('pointsman', 'grpcio', 'xllamacpp')}; SmolLM2-135M-Instruct Q4_1, {ADAPTERS} adapters of "
