@@ -358,7 +358,6 @@ def _run(*arguments: object):
         (("--learning-rate", "2"), "--learning-rate"),
         (("--alpha", "0"), "--alpha"),
         (("--max-minutes", "0"), "--max-minutes"),
-        (("--label-smoothing", "1"), "--label-smoothing"),
         (("--base", "file:x.gguf"), "--base-sha256"),
     ],
 )

@@ -123,23 +123,6 @@ def test_an_adapter_learns_what_the_base_cannot_do(tiny: Base, tmp_path: Path) -
     assert steps[-1].left_s == pytest.approx(0, abs=1e-6)
 
 
-def test_with_smoothed_labels_it_learns_as_much_and_is_less_sure(tiny: Base, tmp_path: Path) -> None:
-    rows = [Tokens(row.prompt, (7, 8, END)) for row in _rows(40)]
-    model = add_adapter(tiny, Recipe(rank=8))
-    start = {n: p.detach().clone() for n, p in trainable(model).items()}
-    found = []
-    for smoothing in (0.0, 0.2):
-        load_weights(model, start)
-        recipe = Recipe(rank=8, epochs=20, learning_rate=1e-2, label_smoothing=smoothing)
-        trained = train(
-            tiny, model, rows, rows[:9], recipe, tmp_path / "c.pt", "f", _ignore
-        )  # of what it has seen
-        found.append(trained.judged[-1])
-    sure, less_sure = found
-    assert sure.right == less_sure.right == 1.0
-    assert less_sure.loss > 2 * sure.loss
-
-
 @pytest.mark.parametrize("pause", [1, 4, 5])
 def test_a_resumed_training_ends_with_the_very_same_weights(tiny: Base, tmp_path: Path, pause: int) -> None:
     rows, recipe, path = _rows(), Recipe(rank=4, epochs=3, batch=5), tmp_path / "c.pt"

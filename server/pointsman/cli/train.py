@@ -34,9 +34,6 @@ def train(
     learning_rate: Annotated[
         float, typer.Option(help="Greatest step of the optimiser; less for larger bases.")
     ] = 1e-3,
-    label_smoothing: Annotated[
-        float, typer.Option(help="Share of each target spread over all tokens: less sure where it errs.")
-    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal weights.")] = 0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; engine.threads if left out.")
@@ -79,8 +76,6 @@ def train(
         raise ConfigError(f"--learning-rate: must lie between 0 and 1 (got {learning_rate})")
     if not 0 < alpha <= 1024:
         raise ConfigError(f"--alpha: must be above 0 and at most 1024 (got {alpha})")
-    if not 0 <= label_smoothing < 1:
-        raise ConfigError(f"--label-smoothing: must be at least 0 and below 1 (got {label_smoothing})")
     if max_minutes is not None and not max_minutes > 0:
         raise ConfigError(f"--max-minutes: must be above 0 (got {max_minutes})")
     settings = load(config)
@@ -91,7 +86,7 @@ def train(
         held_out=held_out,
         base=Artifact(base, base_sha256) if base else SHIPPED_BASE,
         system=system,
-        recipe=Recipe(rank, alpha, epochs, batch, learning_rate, seed, max_minutes, label_smoothing),
+        recipe=Recipe(rank, alpha, epochs, batch, learning_rate, seed, max_minutes),
         threads=threads or settings.engine.threads,
         most_tokens=max_tokens,
         out=out or settings.paths.specialists / "adapters",

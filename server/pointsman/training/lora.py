@@ -33,11 +33,7 @@ _IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How to train. `minutes` ends it early, with the learning rate run down as if it were the plan.
-
-    label_smoothing: share of each token's target that is spread over the vocabulary (Szegedy et al., 'Rethinking the
-        Inception Architecture for Computer Vision', 2016); an adapter that learns so is less sure of what it gets wrong
-    """
+    """How to train. `minutes` ends it early, with the learning rate run down as if it were the plan."""
 
     rank: int = 16
     alpha: float = 32.0
@@ -46,7 +42,6 @@ class Recipe:
     learning_rate: float = 1e-3
     seed: int = 0
     minutes: float | None = None
-    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,9 +314,7 @@ class _Training:
         import torch
 
         logits, targets = answer_logits(self._base, self._model, rows, self._prefix)
-        loss: Any = torch.nn.functional.cross_entropy(
-            logits.float(), targets, label_smoothing=self._recipe.label_smoothing
-        )
+        loss: Any = torch.nn.functional.cross_entropy(logits.float(), targets)
         loss.backward()
         for name, master in self._master.items():
             master.grad = self._working[name].grad.float()
