@@ -345,12 +345,20 @@ async def test_an_engine_killed_while_it_loads_leaves_the_one_before_it_at_work(
         assert len(server.core.engines.engines) == 1
 
 
+def _stat(pid: int) -> str:
+    """Return what Linux says of a process; as of one that has ended, where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return ") Z "
+
+
 def _children() -> set[int]:
     """Return the processes that this one started, zombies left out."""
     found = {
         int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()
     }
-    return {pid for pid in found if ") Z " not in Path(f"/proc/{pid}/stat").read_text()}
+    return {pid for pid in found if ") Z " not in _stat(pid)}
 
 
 def _own_base(site: Site, base: Path, models: Path) -> tuple[Path, dict[str, Any]]:

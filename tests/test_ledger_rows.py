@@ -5,6 +5,8 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,22 @@ import pytest
 from harness import Cloud as Endpoint
 from harness import Site, collect, running, until, write_prices
 from pointsman.client import Access, constraints
-from pointsman.errors import BackendDownError, DeadlineError, OverloadedError
+from pointsman.errors import (
+    BackendDownError,
+    DeadlineError,
+    OverloadedError,
+    QuotaError,
+    UnauthenticatedError,
+    UnknownRequestError,
+)
 from pointsman.ledger.metrics import Metrics
 from pointsman.ledger.recorder import Recorder
+from pointsman.ledger.report import report_of
 from pointsman.ledger.writer import LedgerWriter
 from pointsman.values.catalog import Output
 from pointsman.values.events import Cost, Token, Usage
+from pointsman.values.ledger import Feedback
+from pointsman.values.price import PriceList
 from test_cascade import BAD, GOOD, Engine, asked, done_of, events_of, generator
 from test_doors import entry, write_callers
 from test_ledger import rows, settings
@@ -124,6 +136,54 @@ async def test_a_route_that_comes_to_no_decision_has_a_row(
             await recorder.route(asked())
     (row,) = await asyncio.to_thread(rows, sqlite)
     assert (row["method"], row["outcome"], row["tier"]) == ("route", outcome, "")
+
+
+async def test_of_calls_refused_at_the_door_few_have_a_row_which_says_how_many_had_none(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pointsman.ledger.recorder._MOST_REMEMBERED", 2)
+
+    def every(seconds: float) -> None:
+        monkeypatch.setattr("pointsman.ledger.recorder._ROW_EVERY_S", seconds)
+
+    async with recorded(sqlite, GOOD, None) as recorder:
+        assert recorder._ledger is not None
+        every(1e9)
+        for i, caller in enumerate(("shop", "shop", "shop", "billing", "crowd", "crowd")):
+            recorder.kept_out("Route", f"r{i}", caller, QuotaError("slower", 1.0))
+        recorder.kept_out("Feedback", "r9", "shop", QuotaError("slower", 1.0))
+        assert recorder._ledger.unkept == 4
+        every(0.0)
+        recorder.kept_out("Generate", "r6", "shop", QuotaError("slower", 1.0))
+        recorder.kept_out(
+            "Generate", "r7", "crowd", UnauthenticatedError("who?")
+        )  # those before may be forgotten
+    found = [
+        (row["request_id"], row["caller"], row["outcome"], row["asked"])
+        for row in await asyncio.to_thread(rows, sqlite)
+    ]
+    assert found == [
+        ("r0", "shop", "quota", '{"refused": "Quota"}'),
+        ("r3", "billing", "quota", '{"refused": "Quota"}'),
+        ("r6", "shop", "quota", '{"refused": "Quota", "more": 2}'),
+        ("r7", "crowd", "rejected", '{"refused": "Unauthenticated"}'),
+    ]
+
+
+async def test_what_is_said_of_a_request_is_not_said_of_a_refused_one_of_the_same_id(sqlite: str) -> None:
+    async with recorded(sqlite, GOOD, None) as recorder:
+        assert recorder._ledger is not None
+        recorder.kept_out("Generate", "r", "shop", QuotaError("slower", 1.0))
+        with pytest.raises(UnknownRequestError):
+            await asyncio.to_thread(recorder._ledger.rate, Feedback("r", "shop", accepted=False))
+        request = replace(asked(), request_id="r", caller="shop")
+        async for _ in recorder.generate(request):
+            pass
+        recorder.kept_out("Generate", "r", "shop", UnauthenticatedError("who?"))
+        await asyncio.to_thread(recorder._ledger.rate, Feedback("r", "shop", accepted=False))
+    report = await asyncio.to_thread(report_of, sqlite, datetime.now(UTC) - timedelta(1), PriceList(), "big")
+    assert (report.answers, report.successes, report.rated) == (2, 0, 1)
+    assert report.outcomes == {"ok": 1, "quota": 1, "rejected": 1}
 
 
 async def test_rows_of_a_real_server_have_all_that_is_known_of_their_requests(

@@ -390,3 +390,15 @@ def test_the_page_stands_alone_and_shows_what_the_text_shows(tmp_path: Path) -> 
 
 def test_an_empty_ledger_says_so(tmp_path: Path) -> None:
     assert "There were none." in markdown(figures(written(tmp_path)))
+
+
+def test_calls_that_were_rejected_are_told_of_and_are_in_no_other_figure(tmp_path: Path) -> None:
+    refused = replace(local(2), outcome="rejected", tier="", specialist="", routed_to="", total_ms=None)
+    only = figures(written(tmp_path / "only", refused))
+    assert "There were none; 1 calls were rejected." in markdown(only)
+    assert "0 answers, 1 calls rejected." in page(only)
+    beside, alone = (
+        figures(written(tmp_path / n, local(1), *more)) for n, more in (("a", [refused]), ("b", []))
+    )
+    assert beside.outcomes == {"ok": 1, "rejected": 1}
+    assert replace(beside, outcomes=alone.outcomes, since=alone.since, cost=alone.cost) == alone

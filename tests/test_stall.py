@@ -14,6 +14,7 @@ from harness import Cloud, Site, running, until
 from pointsman.ledger import metrics
 from pointsman.service import guard, http_protocol
 from pointsman.v1 import router_pb2, router_pb2_grpc
+from test_ledger import rows
 
 FAR = "Compare the foreign policies of Bismarck and Metternich in an essay."
 LONG = ("word " * 20_000,) * 200
@@ -102,8 +103,10 @@ async def test_a_grpc_call_whose_message_never_comes_ends(
 ) -> None:
     monkeypatch.setattr(guard, "MESSAGE_S", 0.3)
     many = method.endswith("Info")
+    url = f"sqlite:///{site.root}/ledger.db"
+    settings = site.fill().settings(server={"idle_s": 0.4}, ledger={"enabled": True, "url": url})
     async with (
-        running(site.fill().settings(server={"idle_s": 0.4}), engines=False) as server,
+        running(settings, engines=False) as server,
         grpc.aio.insecure_channel(server.address) as channel,
     ):
         call = channel.stream_stream(f"/{method}")()
@@ -117,6 +120,8 @@ async def test_a_grpc_call_whose_message_never_comes_ends(
         assert code is (grpc.StatusCode.OK if many else grpc.StatusCode.INVALID_ARGUMENT)
     else:
         assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    refused = [json.loads(row["asked"])["refused"] for row in await asyncio.to_thread(rows, url)]
+    assert refused == (["InvalidRequest" if ends else "Deadline"] if "RouterService" in method else [])
 
 
 @pytest.mark.timeout(60)

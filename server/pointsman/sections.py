@@ -174,7 +174,7 @@ class Engine(_Section):
     threads: Count = Field(default_factory=default_threads, description="threads of one engine")
     slots: Count = Field(4, description="answers made at once by one engine (continuous batching)")
     spare_slots: Annotated[int, Field(ge=0)] = Field(
-        4, description="most slots beside those, one for each adapter, that keep prompts of waiting adapters"
+        2, description="most slots beside those, one for each adapter, that keep prompts of waiting adapters"
     )
     swap_mib: Annotated[int, Field(ge=0)] = Field(
         256,

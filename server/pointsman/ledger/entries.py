@@ -145,11 +145,18 @@ def failed_as(error: PointsmanError) -> str:
     return "throttled" if isinstance(error, OverloadedError) else "failed"
 
 
-def kept_out(method: str, request_id: str, caller: str, error: BaseException) -> Entry:
-    """Return the entry of a call that was refused at the door."""
+def kept_out(method: str, request_id: str, caller: str, error: BaseException, more: int) -> Entry:
+    """Return the entry of a call that was refused at the door; `more` such calls before it have none."""
     outcome = "quota" if isinstance(error, QuotaError) else "rejected"
     why = type(error).__name__.removesuffix("Error")
-    return Entry(time.time(), request_id, method, outcome, caller=caller, asked=json.dumps({"refused": why}))
+    return Entry(
+        time.time(),
+        request_id,
+        method,
+        outcome,
+        caller=caller,
+        asked=json.dumps({"refused": why} | ({"more": more} if more else {})),
+    )
 
 
 def _of_decision(decision: Decision) -> dict[str, Any]:

@@ -275,7 +275,7 @@ class _TrialCollector(Collector):
 
 
 class _LedgerCollector(Collector):
-    """Rows that were written, dropped, and wait."""
+    """Rows that were written, dropped, not kept, and wait."""
 
     def __init__(self, ledger: LedgerWriter) -> None:
         self._ledger = ledger

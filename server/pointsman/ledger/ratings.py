@@ -13,6 +13,8 @@ UNANSWERED = ("cancelled", "late", "quota", "refused", "rejected", "throttled")
 """Outcomes of requests that got no answer, for which no specialist is to blame."""
 REJECTED = "rejected"
 """The outcome of calls that were no requests to answer: a stranger's, or a broken one."""
+AT_THE_DOOR = ("quota", REJECTED)
+"""Outcomes of calls that were never routed: nothing is said of these."""
 THROTTLED = ("quota", "throttled")
 """Outcomes of those that found no place, by their callers' own limits or by the machine's."""
 _WELL = ("ok", "escalated")
@@ -110,12 +112,13 @@ def _of_rows(
     Callers choose ids, so several rows may have one: what is said is said of the last that had begun by then.
     """
     same = (requests.c.request_id == table.c.request_id) & (requests.c.caller == table.c.caller)
+    routed = requests.c.outcome.not_in(AT_THE_DOOR)
     wanted = (
         sa.select(
             table.c.id.label("number"), table.c.time.label("said"), requests.c.id, requests.c.time, *columns
         )
         .select_from(table.join(requests, same))
-        .where(requests.c.time >= since, *where)
+        .where(requests.c.time >= since, routed, *where)
         .order_by(table.c.id, requests.c.id)
     )
     of_number: dict[int, Any] = {}

@@ -41,8 +41,10 @@ _log = structlog.get_logger()
 _NOTED_AFTER_S = 0.02
 """How long what is known of a routed request waits to be noted: with others, and not between a reply and the next request."""
 _REQUESTS = ("Route", "Generate")
-_ROW_EVERY_S = 1.0
+_ROW_EVERY_S = 10.0
 """Of one caller, refused at the door for one kind of reason."""
+_MOST_REMEMBERED = 1000
+"""Such callers and reasons: where everybody comes in, names are as many as somebody thinks up."""
 _LOGGED, _BORDER = 4096, 512
 """Characters of a prompt that are logged, and of what was cut that may have been read as something else."""
 
@@ -78,9 +80,8 @@ class Recorder:
         metrics.watch_shortfalls(self._shortfalls)
         self._log_prompts = log_prompts
         self._unnoted: list[tuple[Story, Routed]] = []
-        self._kept_out_at = 0.0
-        self._kept_out: set[tuple[str, type[BaseException]]] = set()
-        """What has a row of this second: callers, and errors."""
+        self._kept_out: dict[tuple[str, type[BaseException]], tuple[float, int]] = {}
+        """By caller and error: when a row was last written, and how many have had none since."""
 
     async def route(self, request: Request) -> Routed:
         """Decide; see `Router.route`."""
@@ -184,18 +185,22 @@ class Recorder:
         await asyncio.to_thread(self._ledger.rate, said)
 
     def kept_out(self, method: str, request_id: str, caller: str, error: BaseException) -> None:
-        """Note a call that was refused at the door; its sender chooses how many come, so not all have a row."""
+        """Note a call that was refused at the door; its sender chooses how many come, so few have a row of their own."""
         if self._ledger is None or method not in _REQUESTS:
             return
         caller = caller if re.fullmatch(IDENTIFIER, caller) else ""  # that may be why
-        now = time.monotonic() // _ROW_EVERY_S
-        if now != self._kept_out_at:
-            self._kept_out_at, self._kept_out = now, set()
-        if (caller, type(error)) in self._kept_out:
-            self._ledger.unkept += 1
+        now, kind = time.monotonic(), (caller, type(error))
+        if kind not in self._kept_out and len(self._kept_out) >= _MOST_REMEMBERED:
+            of_late = {key: value for key, value in self._kept_out.items() if now - value[0] < _ROW_EVERY_S}
+            self._kept_out = of_late
+        noted, more = self._kept_out.get(kind, (float("-inf"), 0))
+        if now - noted >= _ROW_EVERY_S and (kind in self._kept_out or len(self._kept_out) < _MOST_REMEMBERED):
+            self._kept_out[kind] = now, 0
+            self._ledger.note(kept_out(method.lower(), request_id, caller, error, more))
         else:
-            self._kept_out.add((caller, type(error)))
-            self._ledger.note(kept_out(method.lower(), request_id, caller, error))
+            self._ledger.unkept += 1
+            if kind in self._kept_out:
+                self._kept_out[kind] = noted, more + 1
 
     def _note_route(self, story: Story, routed: Routed) -> None:
         self._keep(story, "ok")

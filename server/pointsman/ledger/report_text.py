@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from pointsman.ledger.ratings import REJECTED
 from pointsman.ledger.report import FALLS_SHORT_ABOVE, Latency, Report, SpecialistFigures
 from pointsman.ledger.weeks import FEW, drift
 
@@ -15,7 +16,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"# Answers since {report.since:%Y-%m-%d %H:%M} UTC"
     yield ""
     if not report.answers:
-        yield "There were none."
+        rejected = report.outcomes.get(REJECTED, 0)
+        yield f"There were none; {rejected:,} calls were rejected." if rejected else "There were none."
         return
     yield from _table(("", ""), headlines(report))
     yield from ("", "## Tiers", "")

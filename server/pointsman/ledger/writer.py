@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pointsman.errors import BackendDownError, ConfigError, InvalidRequestError, UnknownRequestError
 from pointsman.ledger.database import database, migrate, reason_of, unfit
+from pointsman.ledger.ratings import AT_THE_DOOR
 from pointsman.ledger.retention import let_go
 from pointsman.ledger.tables import comparisons, feedback, requests
 from pointsman.sections import Ledger as LedgerSettings
@@ -122,11 +123,16 @@ class LedgerWriter:
         asked = (said.request_id, said.caller)
         # In this order: what leaves the queue is in the batch before.
         pending = (*tuple(self._waiting), *tuple(self._batch))
-        waits = any((entry.request_id, entry.caller) == asked for entry in pending)
+        waits = any(
+            (entry.request_id, entry.caller) == asked and getattr(entry, "outcome", "") not in AT_THE_DOOR
+            for entry in pending
+        )
         try:
             with self._engine.begin() as connection:
                 known = sa.select(requests.c.id).where(
-                    requests.c.request_id == said.request_id, requests.c.caller == said.caller
+                    requests.c.request_id == said.request_id,
+                    requests.c.caller == said.caller,
+                    requests.c.outcome.not_in(AT_THE_DOOR),
                 )
                 if not waits and connection.scalar(known.limit(1)) is None:
                     raise UnknownRequestError(said.request_id)

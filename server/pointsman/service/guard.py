@@ -101,7 +101,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
     def _unary(self, method: str, behaviour: Any) -> Any:
         async def handle(_: Any, context: Any) -> Any:
             self._enter(context)
-            known = None
+            known = request = None
             try:
                 known = self._doors.who(shown_by(context))
                 request = await _message(context)
@@ -113,7 +113,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
                 _log.info("rpc.cancelled", method=method)
                 raise
             except Exception as error:  # noqa: BLE001 - the one translator
-                await self._fail(method, context, known, error)
+                await self._fail(method, context, known, error, came=request is not None)
             else:
                 self._observe(method, "OK")
                 if not method.startswith(_LEDGERED):
@@ -127,7 +127,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
     def _streaming(self, method: str, behaviour: Any) -> Any:
         async def handle(_: Any, context: Any) -> None:
             self._enter(context)
-            known = None
+            known = request = None
             try:
                 known = self._doors.who(shown_by(context))
                 request = await _message(context)
@@ -139,7 +139,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
                 self._observe(method, "CANCELLED")
                 raise
             except Exception as error:  # noqa: BLE001 - the one translator
-                await self._fail(method, context, known, error)
+                await self._fail(method, context, known, error, came=request is not None)
             else:
                 self._observe(method, "OK")
             finally:
@@ -180,7 +180,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         if self.draining:
             raise BackendDownError("the server is shutting down; ask another", retry_after_s=1.0)
 
-    async def _fail(self, method: str, context: Any, known: Caller | None, raised: Exception) -> None:
+    async def _fail(
+        self, method: str, context: Any, known: Caller | None, raised: Exception, *, came: bool
+    ) -> None:
         error = unwrap(raised)
         if isinstance(error, grpc.aio.AbortError):
             raise error
@@ -191,7 +193,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         elif not error.noted:
             _log.warning("rpc.refused", method=method, code=code.name, error=for_log(error))
         request_id = structlog.contextvars.get_contextvars().get("request_id", "")
-        if kept_out(error):
+        if kept_out(error) or not came:
             caller = self._doors.name(known, said(context, CALLER))
             self._kept_out(method.rpartition("/")[2], request_id, caller, error)
         await _refuse(context, error, (_REQUEST_ID, request_id))
