@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from harness import REFUND, WEATHER, Site, write_intent, write_prices, write_specialist
 from pointsman.catalog.cascade_file import cascade_json
 from pointsman.catalog.policy_file import read_policy
+from pointsman.cli.replay import replay as replay_command
 from pointsman.embedding.encoder import Rows
 from pointsman.errors import PointsmanError
+from pointsman.host.bundles import build_bundle
 from pointsman.host.offline import learned_of, load_catalog, open_workbench, snapshot_of
 from pointsman.host.serve import open_core
 from pointsman.ledger.history import past_of
@@ -417,6 +421,26 @@ def test_the_command_prints_a_page_and_json(site: Site) -> None:
     refused = run()
     assert refused.returncode != 0
     assert "refund.yaml" in refused.stderr
+
+
+def test_the_command_replays_under_the_bundle_where_one_is_configured(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = written(site, [entry(1)])
+    with open_workbench(settings) as bench:
+        build_bundle(settings, bench, site.root / "a.bundle")
+    (site.intents / "refund.yaml").write_text("name: refund\n")  # nobody reads it
+    monkeypatch.chdir(site.root)
+    monkeypatch.setenv("POINTSMAN_LEDGER__URL", settings.ledger.url.get_secret_value())
+    monkeypatch.setenv("POINTSMAN_PATHS__BUNDLE", "a.bundle")
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(replay_command)
+    done = CliRunner().invoke(app, ["--json"])
+    assert done.exit_code == 0, done.exception
+    found = json.loads(done.stdout)
+    assert (found["known"], found["flipped"]) == (1, 0)
+    (site.root / "a.bundle").write_bytes(b"x")
+    assert "a.bundle" in str(CliRunner().invoke(app, ["--json"]).exception)
 
 
 def test_rows_without_a_decision_are_no_decisions(site: Site, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def replay(
     from pointsman.catalog.policy_file import read_policy
     from pointsman.catalog.prices_file import read_prices
     from pointsman.host.logs import configure_logs
-    from pointsman.host.offline import bar, learned_of, load_catalog, open_workbench, snapshot_of
+    from pointsman.host.offline import bar
+    from pointsman.host.served import open_served
     from pointsman.ledger.history import past_of
     from pointsman.policy.detect import Detector
     from pointsman.review.replay import replay as replay_past
@@ -42,7 +43,7 @@ def replay(
     settings = load(config)
     configure_logs(settings.log.model_copy(update={"level": "error"}))
     begin = datetime.now(UTC) - span_of(since)
-    catalog, prices = load_catalog(settings), read_prices(settings.paths.prices)
+    prices = read_prices(settings.paths.prices)
     pasts = past_of(settings.ledger.url.get_secret_value(), begin)
     if policy:
         stated = read_policy(settings.paths.policy)
@@ -52,20 +53,17 @@ def replay(
             for number, past in enumerate(pasts):
                 pasts[number] = rescreened(past, stated, find, known=known)
                 progress(number + 1, len(pasts))
-    with open_workbench(settings) as bench:
-        learned, _ = learned_of(bench, catalog)
-        snapshot = snapshot_of(bench, catalog, learned)
-        with bar("replaying") as progress:
-            found = replay_past(
-                pasts,
-                snapshot,
-                prices,
-                bench.embed,
-                most=most,
-                examples=examples,
-                cascade=settings.cascade.enabled,
-                progress=progress,
-            )
+    with open_served(settings, bare=True) as served, bar("replaying") as progress:
+        found = replay_past(
+            pasts,
+            served.snapshot,
+            prices,
+            served.bench.embed,
+            most=most,
+            examples=examples,
+            cascade=settings.cascade.enabled,
+            progress=progress,
+        )
     if as_json:
         print(json.dumps(asdict(found) | {"flipped": found.flipped}, indent=2, ensure_ascii=False))
     else:

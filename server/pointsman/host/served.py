@@ -8,22 +8,32 @@ from pointsman.embedding.cache import EmbeddingCache
 from pointsman.errors import PreconditionError
 from pointsman.host.bundles import open_bundle
 from pointsman.host.offline import Workbench, learned_of, load_catalog, open_workbench, snapshot_of
-from pointsman.router.snapshot import Learned, Matcher
+from pointsman.router.snapshot import Learned, Matcher, Snapshot, assemble
 from pointsman.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A matcher as it serves, with the version that decisions carry.
+    """What serves.
 
     bench: has the encoder that the matcher is asked with
     notes: what does not hold any more
     """
 
     bench: Workbench
-    matcher: Matcher
-    version: str
+    snapshot: Snapshot
     notes: tuple[str, ...] = ()
+
+    @property
+    def matcher(self) -> Matcher:
+        """The matcher; where there may be none, ask the snapshot."""
+        assert self.snapshot.matcher is not None  # noqa: S101 - there are intents
+        return self.snapshot.matcher
+
+    @property
+    def version(self) -> str:
+        """The version that decisions carry."""
+        return self.snapshot.version
 
     @property
     def learned(self) -> Learned:
@@ -32,8 +42,10 @@ class Served:
 
 
 @contextmanager
-def open_served(settings: Settings) -> Generator[Served, None, None]:
+def open_served(settings: Settings, *, bare: bool = False) -> Generator[Served, None, None]:
     """Load what would serve.
+
+    bare: also without intents
 
     Raises:
         CatalogError: a file was refused: what is judged must be what is meant.
@@ -48,13 +60,13 @@ def open_served(settings: Settings) -> Generator[Served, None, None]:
             encoder = contents.matcher.encoder or bench.encoder
             cache = EmbeddingCache(encoder, settings.paths.cache)
             matcher = replace(contents.matcher, reader=encoder)
-            yield Served(replace(bench, encoder=encoder, cache=cache), matcher, contents.version)
+            routing, cloud_model = settings.routing, settings.cloud.model or None
+            snapshot = assemble(matcher.catalog, contents.version, matcher, routing, cloud_model)
+            yield Served(replace(bench, encoder=encoder, cache=cache), snapshot)
         return
     catalog = load_catalog(settings)
-    if not catalog.intents:
+    if not catalog.intents and not bare:
         raise PreconditionError(f"{settings.paths.intents}/ holds no intents")
     with open_workbench(settings) as bench:
         learned, stale = learned_of(bench, catalog)
-        snapshot = snapshot_of(bench, catalog, learned)
-        assert snapshot.matcher is not None  # noqa: S101 - the catalog has intents
-        yield Served(bench, snapshot.matcher, snapshot.version, tuple(stale))
+        yield Served(bench, snapshot_of(bench, catalog, learned), tuple(stale))
