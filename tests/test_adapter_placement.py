@@ -276,14 +276,14 @@ async def test_another_base_neither_drops_nor_stalls_a_stream_that_runs(site: Si
     write_specialist(site.specialists, "long", max_output_tokens=300)
     write_specialist(site.specialists, "other")
     async with running(site.settings()) as server:
-        moments: list[list[float]] = []  # of each stream
+        moments: list[list[float]] = []  # of each stream: when it was asked for, and each event
         changed = asyncio.Event()
 
         async def read() -> None:
             sampling = router_pb2.Sampling(temperature=0, max_tokens=300)
             prompt = "Tell me a very long story about a railway, a river and a town, with many details."
             while not changed.is_set():
-                moments.append([])
+                moments.append([time.perf_counter()])
                 kinds: list[str] = []
                 async for event in server.client.generate(prompt, constraints(specialist="long"), sampling):
                     moments[-1].append(time.perf_counter())
