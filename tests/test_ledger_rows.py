@@ -174,6 +174,8 @@ async def test_what_is_said_of_a_request_is_not_said_of_a_refused_one_of_the_sam
     async with recorded(sqlite, GOOD, None) as recorder:
         assert recorder._ledger is not None
         recorder.kept_out("Generate", "r", "shop", QuotaError("slower", 1.0))
+        ledger = recorder._ledger
+        await until(lambda: ledger.written == 1)
         with pytest.raises(UnknownRequestError):
             await asyncio.to_thread(recorder._ledger.rate, Feedback("r", "shop", accepted=False))
         request = replace(asked(), request_id="r", caller="shop")
