@@ -172,17 +172,17 @@ async def test_of_calls_refused_at_the_door_few_have_a_row_which_says_how_many_h
 
 async def test_what_is_said_of_a_request_is_not_said_of_a_refused_one_of_the_same_id(sqlite: str) -> None:
     async with recorded(sqlite, GOOD, None) as recorder:
-        assert recorder._ledger is not None
-        recorder.kept_out("Generate", "r", "shop", QuotaError("slower", 1.0))
         ledger = recorder._ledger
+        assert ledger is not None
+        recorder.kept_out("Generate", "r", "shop", QuotaError("slower", 1.0))
         await until(lambda: ledger.written == 1)
         with pytest.raises(UnknownRequestError):
-            await asyncio.to_thread(recorder._ledger.rate, Feedback("r", "shop", accepted=False))
+            await asyncio.to_thread(ledger.rate, Feedback("r", "shop", accepted=False))
         request = replace(asked(), request_id="r", caller="shop")
         async for _ in recorder.generate(request):
             pass
         recorder.kept_out("Generate", "r", "shop", UnauthenticatedError("who?"))
-        await asyncio.to_thread(recorder._ledger.rate, Feedback("r", "shop", accepted=False))
+        await asyncio.to_thread(ledger.rate, Feedback("r", "shop", accepted=False))
     report = await asyncio.to_thread(report_of, sqlite, datetime.now(UTC) - timedelta(1), PriceList(), "big")
     assert (report.answers, report.successes, report.rated) == (2, 0, 1)
     assert report.outcomes == {"ok": 1, "quota": 1, "rejected": 1}
