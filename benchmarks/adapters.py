@@ -10,15 +10,12 @@ value projections of the base dequantised, those of an adapter added, and quanti
 import argparse
 import asyncio
 import hashlib
-import json
-import os
 import random
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +26,8 @@ import yaml
 from rich.progress import Progress
 
 import report
+from own_server import base_for, served
 from pointsman import AsyncClient
-from pointsman.artifacts.store import ArtifactStore
 from pointsman.catalog.store import FileStore
 from pointsman.client import constraints
 from pointsman.generation.backend import Question
@@ -124,33 +121,6 @@ def write_specialist(folder: Path, number: int, base: dict, adapter: dict | None
     (folder / f"s{number}.yaml").write_text(
         yaml.safe_dump(fields | ({"adapter": adapter} if adapter else {}))
     )
-
-
-@contextmanager
-def served(folder: Path, scratch: Path, general: str = "s0"):
-    log = scratch / f"{folder.name}.log"
-    environment = os.environ | {
-        "POINTSMAN_PATHS__INTENTS": str(scratch / "no-intents"),
-        "POINTSMAN_PATHS__SPECIALISTS": str(folder),
-        "POINTSMAN_PATHS__MODELS": str(scratch / "models"),
-        "POINTSMAN_ROUTING__GENERAL_SPECIALIST": general,
-        "POINTSMAN_SERVER__ADDRESS": "127.0.0.1:0",
-        "POINTSMAN_SERVER__METRICS_ADDRESS": "",
-        "POINTSMAN_LOG__FORMAT": "json",
-        "POINTSMAN_LEDGER__URL": f"sqlite:///{scratch / 'ledger.db'}",
-    }
-    (scratch / "no-intents").mkdir(exist_ok=True)
-    with log.open("w") as sink:
-        process = subprocess.Popen([sys.executable, "-m", "pointsman", "serve"], env=environment, stderr=sink)
-    try:
-        while not (ready := [line for line in log.read_text().splitlines() if '"server.ready"' in line]):
-            if process.poll() is not None:
-                raise SystemExit(log.read_text())
-            time.sleep(0.1)
-        yield f"127.0.0.1:{json.loads(ready[0])['port']}"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @dataclass
@@ -395,12 +365,9 @@ def main() -> None:
     arguments = parser.parse_args()
     specialists = FileStore(ROOT / "intents", ROOT / "specialists").load().specialists
     artifact: Artifact = next(s for s in specialists if s.name == "general").base
-    base = ArtifactStore(load().paths.models, ROOT / "specialists").fetch(artifact)
     with tempfile.TemporaryDirectory() as name, Progress() as progress:
         scratch = Path(name)
-        own = scratch / "models" / artifact.sha256
-        own.mkdir(parents=True)
-        (own / base.name).symlink_to(base)
+        base = base_for(scratch, artifact)
         shared = {"uri": artifact.uri, "sha256": artifact.sha256}
         figures = asyncio.run(run(arguments, scratch, base, shared, progress))
     body = body_of(figures, arguments)

@@ -19,12 +19,10 @@ from contextlib import aclosing
 from pathlib import Path
 
 import report
-from adapters import served
+from own_server import base_for, served
 from pointsman import AsyncClient
-from pointsman.artifacts.store import ArtifactStore
 from pointsman.client import constraints, said
 from pointsman.host.training import SHIPPED_BASE
-from pointsman.settings import load
 from pointsman.v1 import router_pb2
 
 ROOT = Path(__file__).parent.parent
@@ -94,9 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         (scratch / "specialists").mkdir()
-        base = ArtifactStore(load().paths.models, ROOT / "specialists").fetch(SHIPPED_BASE)
-        (scratch / "models" / SHIPPED_BASE.sha256).mkdir(parents=True)
-        (scratch / "models" / SHIPPED_BASE.sha256 / base.name).symlink_to(base)
+        base_for(scratch, SHIPPED_BASE)
         ends, whole, printed = trained(arguments, scratch)
         asked = [json.loads(line) for line in arguments.eval.read_text().splitlines()[: arguments.asked]]
         begun = time.perf_counter()
