@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from pointsman.errors import DeadlineError, OverloadedError
-from pointsman.generation.adapter_admission import AdapterAdmission, Place
+from pointsman.generation.adapter_admission import AdapterAdmission
 from pointsman.generation.engine_slots import EngineSlots
+from pointsman.generation.place import Place
 from pointsman.generation.speed import Speed, Tally
 from pointsman.values.events import Usage
 
@@ -355,6 +356,32 @@ def test_a_round_is_as_long_as_the_turn_only_while_others_wait() -> None:
             assert place.round_tokens(500) < 500
             place.gives_way = False
             assert place.round_tokens(500) == 500
+        await other
+
+    play(scene())
+
+
+@pytest.mark.parametrize(
+    ("others_begun", "to_come", "stops"),
+    [(False, 2, False), (False, 3, True), (True, 16, False), (True, 17, True)],
+)
+def test_a_round_that_is_nearly_done_is_not_interrupted(
+    others_begun: bool, to_come: int, stops: bool
+) -> None:
+    """An interruption takes the engine two steps; longer is waited only where nobody waits for a first token."""
+
+    async def scene() -> None:
+        engine = _engine(slots=1)
+        if others_begun:
+            other = asyncio.create_task(engine.answer("b", 500))
+            await asyncio.sleep(0.1)
+        async with engine.admission.place("a", 500) as place:
+            if not others_begun:
+                other = asyncio.create_task(engine.answer("b", 500))
+                await asyncio.sleep(0)
+            place.round_left = to_come
+            place.said(1000)
+            assert place.turn_is_over is stops
         await other
 
     play(scene())

@@ -6,88 +6,33 @@ requests of an adapter are answered together, and adapters take turns by deficit
 Varghese, "Efficient Fair Queuing Using Deficit Round-Robin", IEEE/ACM Transactions on Networking 4(3), 1996.
 A quantum is counted in tokens. What an answer will cost is not known when it begins, so tokens are charged as
 they are made, and what was taken too much is owed in the next turn. An answer that outlasts its turn gives
-way within a token and goes on in a later one.
+way within a token and goes on in a later one; where nobody waits for a first token, its round may end by itself.
 
 Turns go by turns to adapters with requests that wait for their first token, and to those whose answers have
-only been interrupted: the first are bounded in time, the second by the number of turns before theirs.
+only been interrupted: the first are bounded in time, the second by the number of turns before theirs, and those
+by their tokens.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from pointsman.errors import DeadlineError, OverloadedError
 from pointsman.generation.engine_slots import EngineSlots, Slot
+from pointsman.generation.place import Place
 from pointsman.generation.speed import Pace, Tally
 from pointsman.generation.swap_space import SwapSpace
-from pointsman.values.events import Usage
 
 _SHORTEST_TURN_S = 0.1
 _SHORTEST_ROUND = 8
 """Tokens; shorter rounds would cost more than they give."""
-_PROMPT_WEIGHT = 0.25
-"""What a prompt token costs, in tokens of an answer (benchmarks/results/generate.md: 1/3 to 1/6)."""
+_SPARED = 2
+"""Tokens; a round with no more to make is not interrupted, which takes the engine up to two steps itself."""
+_OVERRUN = 16
+"""The same while nobody waits for a first token: what is made beyond the turn is owed in the next one."""
 _UNKNOWN_RATE = 50.0
-
-
-class Place:
-    """The right of one answer to be made. `gives_way` is false while it cannot be interrupted.
-
-    queue_ms: the wait for the first turn
-    """
-
-    def __init__(
-        self, admission: "AdapterAdmission", adapter: str, tokens: int, *, probes: bool = False
-    ) -> None:
-        self.adapter = adapter
-        self.probes = probes
-        self.gives_way = True
-        self.queue_ms = 0.0
-        self.left = float(tokens)
-        self.turn_is_over = False
-        self.admitted: asyncio.Future[None] | None = None
-        self.interrupt: Callable[[], None] | None = None
-        """Called when the turn is over, by whoever waits for tokens meanwhile."""
-        self._admission = admission
-
-    def slot(self, text: str) -> Slot:
-        """Return the slot of the engine to answer in: the one it had, or the best there is for a prompt."""
-        return self._admission.slot_of(self, text)
-
-    @property
-    def swap(self) -> SwapSpace | None:
-        """Where caches go that have to leave their slot, if anywhere."""
-        return self._admission.swap
-
-    def said(self, tokens: float) -> None:
-        """Charge tokens of the answer."""
-        self._admission.charge(self, tokens, made=tokens)
-
-    def read(self, tokens: int, seconds: float = 0.0) -> None:
-        """Charge tokens of the prompt that were not in a cache, and took so long to read."""
-        self._admission.pace.read(tokens, seconds, _now())
-        self._admission.charge(self, tokens * _PROMPT_WEIGHT, made=0.0)
-
-    def answered(self, usage: Usage) -> None:
-        """Note what the whole answer took, and let others have the place."""
-        self._admission.pace.answered(self.adapter, usage)
-        self._admission.leave(self)
-
-    def round_tokens(self, left: int) -> int:
-        """Return how many tokens to ask the engine for now: those of the turn while others wait, else all."""
-        return self._admission.round_tokens(self, left)
-
-    async def next_turn(self) -> None:
-        """Give way, and return when the adapter has its turn again."""
-        await self._admission.wait_again(self)
-
-    def end_turn(self) -> None:
-        """Ask for the way to be given."""
-        self.turn_is_over = True
-        if self.interrupt is not None:
-            self.interrupt()
 
 
 @dataclass(slots=True)
@@ -265,7 +210,7 @@ class AdapterAdmission:
         """See `Place.next_turn`."""
         group = self._groups[place.adapter]
         group.running.discard(place)
-        place.turn_is_over = False
+        place.begin_to_wait()
         group.begun.append(place)
         await self._admitted(place)
 
@@ -315,8 +260,7 @@ class AdapterAdmission:
             if self._others_wait() and (self._turn_is_over() or not (group.running or group.waiting)):
                 if group.running:
                     for place in list(group.running):
-                        if place.gives_way and not place.turn_is_over:
-                            place.end_turn()
+                        place.end_turn(_SPARED if self._fresh else _OVERRUN)
                     break
                 self._end_turn()
                 continue
@@ -351,8 +295,9 @@ class AdapterAdmission:
         self._turn_began = _now()
         group = self._groups[self._current]
         quantum = self._share_s() * (self.pace.speed.per_s or _UNKNOWN_RATE)
-        # What is left of a turn is not saved up, and no debt costs more than one turn.
-        group.deficit = max(1.0, quantum + min(0.0, group.deficit))
+        # What is left of a turn is not saved up, and no debt costs more than a turn of the shortest rounds.
+        least = _SHORTEST_ROUND * min(self._slots, group.waiting)
+        group.deficit = max(least, quantum + min(0.0, group.deficit))
         return True
 
     def _end_turn(self) -> None:
@@ -384,14 +329,16 @@ class AdapterAdmission:
     def _turn_is_over(self) -> bool:
         if self._current is None or self._current not in self._groups:
             return True
-        spent = self._groups[self._current].deficit <= 0
-        return spent or _now() - self._turn_began >= self._share_s() - 1e-4
+        group = self._groups[self._current]
+        # Spent is a turn in which no round is left that were worth to be begun.
+        spent = group.deficit <= max(_SHORTEST_ROUND / 2, _SPARED * len(group.running))
+        return spent or (bool(self._fresh) and _now() - self._turn_began >= self._share_s() - 1e-4)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._current is not None and self._others_wait() and not self._turn_is_over():
+        if self._current is not None and self._fresh and not self._turn_is_over():
             left_s = self._turn_began + self._share_s() - _now()
             self._timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._schedule)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from pointsman.errors import ArtifactError, BackendDownError, unwrap
-from pointsman.generation.adapter_admission import AdapterAdmission, Place
+from pointsman.generation.adapter_admission import AdapterAdmission
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.chat_client import ChatClient
 from pointsman.generation.deadline import NO_DEADLINE, Deadline
@@ -20,6 +20,7 @@ from pointsman.generation.engine_files import CheckedFiles
 from pointsman.generation.engine_spec import EngineSpec
 from pointsman.generation.engine_watch import until_overwritten, until_silent
 from pointsman.generation.llama_client import PROBE_TOKENS, LlamaClient
+from pointsman.generation.place import Place
 from pointsman.generation.swap_space import swap_space
 from pointsman.sections import Engine as EngineSettings
 from pointsman.settings import child_environment

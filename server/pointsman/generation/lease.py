@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 
-from pointsman.generation.adapter_admission import Place
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.deadline import Deadline
 from pointsman.generation.engine_process import EngineProcess
+from pointsman.generation.place import Place
 from pointsman.generation.unbroken import ended
 from pointsman.values.events import Finished, Token
 

@@ -19,9 +19,9 @@ from typing import Any
 import httpx2
 
 from pointsman.errors import BackendDownError, InvalidRequestError, OverloadedError
-from pointsman.generation.adapter_admission import Place
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.engine_slots import Held, Slot
+from pointsman.generation.place import Place
 from pointsman.generation.unbroken import ended
 from pointsman.values.events import Finished, FinishReason, Token, Usage
 
@@ -137,6 +137,8 @@ class LlamaClient:
         left = question.max_tokens - draft.told
         limit = place.round_tokens(left) if place is not None else left
         this = _Round(draft.told, limit, is_last=limit == left)
+        if place is not None:
+            place.round_left = limit
         draft.rounds += 1
         body = self._body(question, draft, limit)
         slot = place.slot(draft.prompt) if place is not None else None
@@ -176,6 +178,7 @@ class LlamaClient:
             place.read(timings.get("prompt_n", 0), timings.get("prompt_ms", 0.0) / 1e3)
         if made > this.made:
             if place is not None:
+                place.round_left = this.limit - made
                 place.said(made - this.made)
             this.made = made
         if draft.usage.prompt_tokens == 0:  # what the first round found in the cache counts, and no later one
