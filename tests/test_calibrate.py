@@ -50,6 +50,56 @@ def test_folds_are_the_same_every_time():
     np.testing.assert_array_equal(folds_of(labels), folds_of(labels))
 
 
+def _copied(each: int, classes: int = 4) -> tuple[Rows, NDArray[np.int64]]:
+    """Every exemplar twice, one after the other, with a little noise."""
+    generator = np.random.default_rng(5)
+    once = np.repeat(unit_rows(generator, each * classes, 24), 2, axis=0)
+    rows = normalised(once + 0.03 * generator.normal(size=once.shape))
+    return rows, np.repeat(np.arange(classes), 2 * each)
+
+
+def test_near_copies_share_a_fold():
+    rows, labels = _copied(each=10)
+    folds = folds_of(labels, rows=rows)
+    np.testing.assert_array_equal(folds[::2], folds[1::2])
+    assert (folds_of(labels)[::2] != folds_of(labels)[1::2]).any()
+
+
+def test_without_near_copies_folds_are_what_they_are_without_rows():
+    rows, labels = domain()
+    np.testing.assert_array_equal(folds_of(labels, rows=rows), folds_of(labels))
+
+
+def test_copies_of_another_class_may_be_in_another_fold():
+    rows, labels = _copied(each=10)
+    crossed = labels.copy()
+    crossed[1::2] = (crossed[1::2] + 1) % 4
+    folds = folds_of(crossed, rows=rows)
+    assert (folds[::2] != folds[1::2]).any()
+
+
+def test_a_class_of_copies_is_spread_all_the_same():
+    labels = np.repeat(np.arange(2), 11)
+    folds = folds_of(labels, rows=np.repeat(unit_rows(np.random.default_rng(5), 2, 24), 11, axis=0))
+    np.testing.assert_array_equal(folds, folds_of(labels))
+
+
+def test_copies_among_the_exemplars_do_not_raise_the_threshold():
+    rows, labels = domain(each=20)
+    once = calibrate(rows, labels, 6, 0.05)
+    twice = calibrate(np.repeat(rows, 2, axis=0), np.repeat(labels, 2), 6, 0.05)
+    assert max(twice.threshold(c) - once.threshold(c) for c in range(6)) < 0.05
+
+
+@pytest.mark.parametrize(("each", "weight"), [(10, 20), (40, 40)])
+def test_the_overall_mean_weighs_as_much_as_twenty_exemplars_or_as_those_of_a_class(each, weight):
+    rows, labels = domain(each=each)
+    held = cross_fit(rows, labels, 6)
+    own = held.scores[np.arange(len(labels)), labels]
+    expected = [(own[labels == c].sum() + weight * own.mean()) / (each + weight) for c in range(6)]
+    np.testing.assert_allclose(calibrate(rows, labels, 6, 0.05).offsets, expected, atol=1e-5)
+
+
 # Held out
 
 
@@ -62,7 +112,7 @@ def test_held_out_scores_are_lower_than_in_sample_ones():
 
 def test_a_score_held_out_is_one_of_an_index_fitted_without_the_exemplar():
     rows, labels = domain(classes=2, each=10)
-    folds = folds_of(labels)
+    folds = folds_of(labels, rows=rows)
     own = np.empty(len(rows))
     for i in range(len(rows)):
         kept = folds != folds[i]

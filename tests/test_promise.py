@@ -204,6 +204,7 @@ def test_a_promise_is_stale_with_other_settings_of_thresholds_and_confidences():
     assert promise().stale(*fresh, Basis(0.2, 0.1)) == "made with routing.rejection = 0.05, now 0.2"
     assert promise().stale(*fresh, Basis(0.05, 0.0)) == "made with routing.out_of_scope = 0.1, now 0.0"
     assert "routing.mid = '', now 'cloud:m'" in promise().stale(*fresh, Basis(0.05, 0.1, "cloud:m"))
+    assert "sets thresholds in another way" in promise().stale(*fresh, Basis(0.05, 0.1, scoring=2))
 
 
 def test_a_file_that_does_not_note_its_settings_is_read_and_is_stale(tmp_path):

@@ -23,6 +23,7 @@ class _Basis(Strict):
     rejection: float = Field(gt=0, lt=1)
     out_of_scope: float = Field(ge=0, lt=1)
     mid: str = ""
+    scoring: int = 1
 
 
 class CalibrationFile(Strict):

@@ -12,6 +12,11 @@ from pointsman.embedding.encoder import Rows
 from pointsman.index.exemplar_index import ExemplarIndex, Scores
 
 FOLDS = 5
+_COPY = 0.9
+"""Cosine from which an exemplar is a near copy of another one. Copies vouch for each other as no new prompt's do:
+with each in a fold of its own, the threshold from CLINC150's 15,000 exemplars rejected 7.5 % of its validation prompts
+where 5 % were meant, so 6.6 %. Of BANKING77 and of ten exemplars a class it rejects 4 to 5 % either way."""
+_BLOCK = 1024
 ABSENT = -1.0
 """The score of a class none of whose exemplars was left in the fold."""
 
@@ -43,19 +48,46 @@ class CrossFitted:
         return int((self.predicted == labels)[self.known].sum())
 
 
-def folds_of(labels: NDArray[np.int64], seed: int = 0) -> NDArray[np.int64]:
-    """Return a fold (n,) in [0, 5) for each row: every class spread as evenly as it can be."""
+def folds_of(labels: NDArray[np.int64], seed: int = 0, rows: Rows | None = None) -> NDArray[np.int64]:
+    """Return a fold (n,) in [0, 5) for each label (n,): every class spread as evenly as it can be.
+
+    Of unit rows (n, d), near copies within a class are in one fold, unless they are more than a fifth of it.
+    """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     folds = np.empty(len(labels), np.int64)
     folds[order] = np.arange(len(labels)) % FOLDS
-    return folds
+    if rows is None or not len(labels):
+        return folds
+    _, first, group, sizes = np.unique(
+        _near_copies(rows, labels), return_index=True, return_inverse=True, return_counts=True
+    )
+    room = np.maximum(2, np.bincount(labels)[labels] // FOLDS)
+    return np.where(sizes[group] <= room, folds[first[group]], folds)
+
+
+def _near_copies(rows: Rows, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a group (n,) for each of unit rows (n, d): near copies within a class, and copies of those, share one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    order = np.argsort(labels, kind="stable")
+    ones, others = [], []
+    for members in np.split(order, np.flatnonzero(np.diff(labels[order])) + 1):
+        for start in range(0, len(members), _BLOCK):
+            some = members[start : start + _BLOCK]
+            i, j = np.nonzero(rows[some] @ rows[members].T >= _COPY)
+            ones.append(some[i])
+            others.append(members[j])
+    pairs = np.concatenate(ones), np.concatenate(others)
+    linked = coo_array((np.ones(len(pairs[0]), np.bool_), pairs), shape=(len(labels), len(labels)))
+    return np.asarray(connected_components(linked, directed=False)[1], np.int64)
 
 
 def cross_fit(rows: Rows, labels: NDArray[np.int64], classes: int) -> CrossFitted:
     """Score exemplars (n, d) with labels (n,), with the head that is right more often; with one at a tie."""
-    folds = folds_of(labels)
+    folds = folds_of(labels, rows=rows)
     one, two = (_Gathered(len(rows), classes) for _ in range(2))
     for fold in range(FOLDS):
         held, present, found = _score_fold(rows, labels, folds == fold, second_head=classes > 1)

@@ -48,7 +48,7 @@ def cross_fit_kept_out(
     Folds are those of `cross_fit`; scores of seen exemplars are left out (not `known`). An index without the
     unseen of a fold only, and with all seen ones, rejected 0.5 points more of CLINC150's validation prompts.
     """
-    folds = folds_of(labels)
+    folds = folds_of(labels, rows=rows)
     scores, choice = (np.full((len(rows), classes), ABSENT, np.float32) for _ in range(2))
     known = np.zeros(len(rows), np.bool_)
     for fold in range(FOLDS):

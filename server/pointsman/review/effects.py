@@ -39,7 +39,7 @@ def removal_effects(rows: Rows, labels: Labels) -> Effects:
     second head takes no part.
     """
     mended, broken = (np.zeros(len(labels), np.int64) for _ in range(2))
-    folds = folds_of(labels)
+    folds = folds_of(labels, rows=rows)
     for fold in np.unique(folds).tolist():
         held, kept = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         present = np.unique(labels[kept])

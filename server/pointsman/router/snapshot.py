@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.decision.calibrate import SURE, Calibration
+from pointsman.decision.calibrate import SCORING, SURE, Calibration
 from pointsman.decision.decide import Setup
 from pointsman.decision.difficulty import Difficulty
 from pointsman.decision.kept_out import calibrate_kept_out
@@ -269,7 +269,7 @@ def scorer_of(catalog: Catalog, encoder_hash: str, curve: str) -> str:
 
     curve: names what the curve of confidences was fitted with
     """
-    content = [encoder_hash, curve, *([i.name, i.exemplars, i.negatives] for i in catalog.intents)]
+    content = [SCORING, encoder_hash, curve, *([i.name, i.exemplars, i.negatives] for i in catalog.intents)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:_DIGITS]
 
 

@@ -24,11 +24,13 @@ class Basis:
 
     rejection, out_of_scope: what thresholds and confidences were fitted with (`routing`)
     mid: who answers intents that point to the mid tier; empty where none does
+    scoring: number of the rule that thresholds and confidences come from
     """
 
     rejection: float
     out_of_scope: float
     mid: str = ""
+    scoring: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Promise:
             return "made with other exemplars, targets or thresholds than the catalog has"
         if self.basis is None:
             return "it does not say which routing.rejection and routing.out_of_scope it was made with"
+        if self.basis.scoring != basis.scoring:
+            return "made by a version of pointsman that sets thresholds in another way"
         for name in ("rejection", "out_of_scope", "mid"):
             made, now = getattr(self.basis, name), getattr(basis, name)
             if made != now:
