@@ -173,14 +173,14 @@ def test_a_log_is_audited_and_drafts_are_written(site: Site) -> None:
         examples = read_examples(file)
         assert examples
         assert "jane@" not in file.read_text()
+    again = run(site, log, "--drafts", "drafts")
+    assert again.returncode != 0
+    assert "is there already; --force replaces it" in again.stderr
     (site.root / "policy.yaml").write_text("words: [{name: thing, words: [refund], action: redact}]")
     shown = json.loads(run(site, log, "--json").stdout)["candidates"]
     texts = " ".join(text for candidate in shown for text in (candidate["name"], *candidate["examples"]))
     assert "[THING_1]" in texts
     assert "refund" not in texts.casefold().replace("-", " ").replace("_", " ").split()
-    again = run(site, log, "--drafts", "drafts")
-    assert again.returncode != 0
-    assert "is there already; --force replaces it" in again.stderr
 
 
 def test_traffic_without_routine_is_not_worth_it(site: Site) -> None:
