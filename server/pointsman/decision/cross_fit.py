@@ -51,7 +51,8 @@ class CrossFitted:
 def folds_of(labels: NDArray[np.int64], seed: int = 0, rows: Rows | None = None) -> NDArray[np.int64]:
     """Return a fold (n,) in [0, 5) for each label (n,): every class spread as evenly as it can be.
 
-    Of unit rows (n, d), near copies within a class are in one fold, unless they are more than a fifth of it.
+    Of unit rows (n, d), near copies within a class are in one fold, unless they are more than two and more than a
+    fifth of it; so the folds are no longer quite as even.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(labels))
