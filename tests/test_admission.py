@@ -411,6 +411,26 @@ def test_the_least_recently_used_slot_makes_room_and_the_best_prefix_is_found_ag
     assert slots.take("b", "tell me", "w", set()).number == 0
 
 
+def test_answers_at_once_have_slots_side_by_side() -> None:
+    slots = EngineSlots(6)
+    for owner in range(6):
+        assert slots.take("a", f"write about {owner}", owner, set()).number == owner
+    for owner in (0, 1, 3, 5):  # 2 and 4 are at work
+        slots.free(owner)
+    assert slots.take("a", "write about 0", "x", set()).number == 3  # although slot 0 read the very same
+    assert slots.take("a", "write about 0", "y", set()).number in {1, 5}
+
+
+def test_a_long_prompt_is_found_again_away_from_the_others() -> None:
+    slots = EngineSlots(3)
+    prompts = [f"{text} " * 200 for text in ("rivers", "trains", "letters")]
+    for owner, prompt in enumerate(prompts):
+        slots.take("a", prompt, owner, set())
+    slots.free(1)
+    slots.free(2)
+    assert slots.take("a", prompts[2], "x", set()).number == 2
+
+
 def test_an_interrupted_answer_gives_its_slot_up_only_when_none_is_free() -> None:
     slots = EngineSlots(2)
     idle, running = object(), object()

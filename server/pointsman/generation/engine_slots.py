@@ -1,10 +1,15 @@
 """Which slot of an engine makes which answer, so that a prompt meets the cache that fits it best.
 
 An engine drops the cache of a slot when the slot's adapter changes, and it looks for the best slot by the
-prompt alone. So we choose: a slot keeps its adapter as long as others will do. Knows no engine.
+prompt alone. So we choose: a slot keeps its adapter as long as others will do. It also makes the next tokens of
+slots in one go only where their numbers follow each other: with gaps, four answers at once took a fifth longer.
+Knows no engine.
 """
 
 from dataclasses import dataclass, field
+
+_WORTH_A_GAP = 128
+"""Characters of a cached prompt: to read so many again takes about as long as a gap between slots costs an answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,16 +47,23 @@ class EngineSlots:
         """Return the slot whose cache serves an answer best, and let `owner` have it.
 
         Free slots come before those whose owners are between two rounds (`idle_owners`, by id): such an
-        owner loses its cache, and nothing else.
+        owner loses its cache, and nothing else. Of slots whose caches are about as good, those beside others at
+        work under the adapter are preferred.
         """
+        beside = self._beside(adapter)
         free = [slot for slot in self._slots if slot.owner is None]
         slot = max(
             free or [slot for slot in self._slots if id(slot.owner) in idle_owners],
-            key=lambda slot: (*_fit(slot, adapter, text), -slot.used),
+            key=lambda slot: (*_fit(slot, adapter, text, beside[slot.number]), -slot.used),
         )
         self._uses += 1
         slot.adapter, slot.text, slot.owner, slot.used = adapter, text, owner, self._uses
         return slot
+
+    def _beside(self, adapter: str) -> list[int]:
+        """Return for each slot how many of those next to it are at work under an adapter."""
+        busy = [slot.owner is not None and slot.adapter == adapter for slot in self._slots]
+        return [sum(busy[max(0, i - 1) : i]) + sum(busy[i + 1 : i + 2]) for i in range(len(busy))]
 
     def held_by(self, owner: object) -> Slot | None:
         """Return the slot of an owner, if it still has one."""
@@ -71,10 +83,11 @@ class EngineSlots:
             slot.holds = None
 
 
-def _fit(slot: Slot, adapter: str, text: str) -> tuple[int, int]:
+def _fit(slot: Slot, adapter: str, text: str, beside: int) -> tuple[int, int, int, int]:
     if slot.adapter == adapter:
-        return 2, shared(slot.text, text)
-    return (1 if slot.adapter is None else 0), 0
+        same = shared(slot.text, text)
+        return 2, same // _WORTH_A_GAP, beside, same
+    return (1, 0, beside, 0) if slot.adapter is None else (0, 0, 0, 0)
 
 
 def shared(one: str, other: str) -> int:
