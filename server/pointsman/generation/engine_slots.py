@@ -87,7 +87,7 @@ def _fit(slot: Slot, adapter: str, text: str, beside: int) -> tuple[int, int, in
     if slot.adapter == adapter:
         same = shared(slot.text, text)
         return 2, same // _WORTH_A_GAP, beside, same
-    return (1, 0, beside, 0) if slot.adapter is None else (0, 0, 0, 0)
+    return (1 if slot.adapter is None else 0), 0, beside, 0
 
 
 def shared(one: str, other: str) -> int:
