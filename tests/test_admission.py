@@ -421,6 +421,21 @@ def test_answers_at_once_have_slots_side_by_side() -> None:
     assert slots.take("a", "write about 0", "y", set()).number in {1, 5}
 
 
+def test_another_adapter_gives_up_the_slot_beside_and_not_the_one_used_longest_ago() -> None:
+    slots = EngineSlots(4)
+    prompts = [f"{text} " * 200 for text in ("rivers", "trains", "letters", "maps")]
+    for number in (0, 1, 2, 3):
+        assert slots.take("b", prompts[number], number, set()).number == number
+    for number in (0, 1, 2, 3):
+        slots.free(number)
+    for number in (1, 2):  # so 3 was used before them
+        assert slots.take("b", prompts[number], number, set()).number == number
+    for number in (1, 2):
+        slots.free(number)
+    assert slots.take("a", "prompt", "x", set()).number == 0
+    assert slots.take("a", "prompt", "y", set()).number == 1
+
+
 def test_a_long_prompt_is_found_again_away_from_the_others() -> None:
     slots = EngineSlots(3)
     prompts = [f"{text} " * 200 for text in ("rivers", "trains", "letters")]

@@ -1,15 +1,15 @@
 """Which slot of an engine makes which answer, so that a prompt meets the cache that fits it best.
 
 An engine drops the cache of a slot when the slot's adapter changes, and it looks for the best slot by the
-prompt alone. So we choose: a slot keeps its adapter as long as others will do. It also makes the next tokens of
-slots in one go only where their numbers follow each other: with gaps, four answers at once took a fifth longer.
-Knows no engine.
+prompt alone. So we choose: a slot keeps its adapter as long as others will do. And an engine makes the next tokens
+of several slots in one go only where their numbers follow each other: with gaps, four answers at once took a fifth
+longer. So answers under one adapter get slots side by side. Knows no engine.
 """
 
 from dataclasses import dataclass, field
 
 _WORTH_A_GAP = 128
-"""Characters of a cached prompt: to read so many again takes about as long as a gap between slots costs an answer."""
+"""Characters of a cached prompt: to read so many again takes, by estimate, as long as a gap costs an answer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -47,8 +47,8 @@ class EngineSlots:
         """Return the slot whose cache serves an answer best, and let `owner` have it.
 
         Free slots come before those whose owners are between two rounds (`idle_owners`, by id): such an
-        owner loses its cache, and nothing else. Of slots whose caches are about as good, those beside others at
-        work under the adapter are preferred.
+        owner loses its cache, and nothing else. Of slots whose caches are about as good, those beside others
+        that have an owner under the adapter are preferred.
         """
         beside = self._beside(adapter)
         free = [slot for slot in self._slots if slot.owner is None]
@@ -61,9 +61,9 @@ class EngineSlots:
         return slot
 
     def _beside(self, adapter: str) -> list[int]:
-        """Return for each slot how many of those next to it are at work under an adapter."""
-        busy = [slot.owner is not None and slot.adapter == adapter for slot in self._slots]
-        return [sum(busy[max(0, i - 1) : i]) + sum(busy[i + 1 : i + 2]) for i in range(len(busy))]
+        """Return for each slot how many of those next to it have an owner under an adapter."""
+        taken = [slot.owner is not None and slot.adapter == adapter for slot in self._slots]
+        return [left + right for left, right in zip([False, *taken[:-1]], [*taken[1:], False], strict=True)]
 
     def held_by(self, owner: object) -> Slot | None:
         """Return the slot of an owner, if it still has one."""
