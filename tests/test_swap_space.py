@@ -112,6 +112,33 @@ async def test_a_prompt_is_found_again_after_another_adapter_had_the_slot(space:
     assert space.bytes > 2 * len(rules)
 
 
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_second_answer_under_an_adapter_begins_from_the_cache_of_the_first_ones_slot(
+    space: SwapSpace, together: bool
+) -> None:
+    engine, slots = Engine(2), [Slot(0), Slot(1)]
+    rules = "Answer as a pirate would. " * 8
+    assert await ask(space, engine, slots[0], RED, rules + "a", "a") == 0
+    done(space, slots[0], "a")
+    asked = [ask(space, engine, slot, RED, rules + name, name) for slot, name in zip(slots, "bc", strict=True)]
+    found = await asyncio.gather(*asked) if together else [await one for one in asked]
+    assert found == [len(rules)] * 2
+    assert engine.asked == ["save", "wake", "restore"]
+    for slot, name in zip(slots, "bc", strict=True):
+        done(space, slot, name)
+    assert await ask(space, engine, slots[0], RED, rules + "d", "d") == len(rules)
+    assert len(engine.asked) == 3  # once for all
+
+
+async def test_what_is_read_again_as_fast_is_not_copied(space: SwapSpace) -> None:
+    engine, slots = Engine(2), [Slot(0), Slot(1)]
+    for name in "ab":
+        await ask(space, engine, slots[0], RED, "Be brief. " + name, name)
+        done(space, slots[0], name)
+    assert await ask(space, engine, slots[1], RED, "Be brief. c", "c") == 0
+    assert engine.asked == []
+
+
 async def test_an_interrupted_answer_gets_its_own_cache_back(space: SwapSpace) -> None:
     engine, slot = Engine(), Slot(0)
     await ask(space, engine, slot, RED, "tell me of rivers", "first")
@@ -315,12 +342,14 @@ class Wire:
     """llama.cpp's API over HTTP. `begins`: when an answer is begun; `status`: what it is begun with."""
 
     def __init__(self) -> None:
+        self.paths: list[str] = []
         self.begins = asyncio.Event()
         self.status = 200
         self.asked = asyncio.Event()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        self.paths.append(head.split()[1])
         body = json.loads(await reader.readexactly(int(head.split("content-length:")[1].split()[0])))
         with suppress(ConnectionError):
             if "/completion " in head and body.get("stream"):
@@ -343,7 +372,7 @@ class Wire:
         self._head(writer, 200)
         for made in range(200):
             progress = {"total": 4, "cache": 0, "processed": 4}
-            chunk = {"content": "x" * bool(made), "tokens": [1] * bool(made), "tokens_predicted": made}
+            chunk = {"content": "x" * bool(made), "tokens": [int(bool(made))], "tokens_predicted": made}
             said = chunk | ({} if made else {"prompt_progress": progress})
             writer.write(f"data: {json.dumps(said)}\n\n".encode())
             await writer.drain()
@@ -441,6 +470,16 @@ async def test_an_answer_that_waited_while_the_engine_ended_says_nothing_of_the_
         with pytest.raises(BackendDownError, match="is gone"):
             await waits
         assert space.working
+
+
+async def test_the_token_that_progress_is_told_with_belongs_to_no_answer(space: SwapSpace) -> None:
+    async with wired(space) as (wire, admission, client):
+        wire.begins.set()
+        asking = asyncio.create_task(_read(admission, client))
+        await asyncio.sleep(0.1)
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert wire.paths == ["/apply-template", "/completion"]  # no other names for what was said
 
 
 async def test_a_reply_that_makes_no_sense_ends_swapping_and_no_answer(space: SwapSpace) -> None:

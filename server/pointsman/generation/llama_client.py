@@ -152,7 +152,8 @@ class LlamaClient:
                 if slot is not None:
                     _hold(slot, question.adapters, draft.prompt, chunk, place)
                 self._count(chunk, draft, this, place)
-                this.held += chunk.get("tokens", ())
+                if chunk.get("tokens_predicted"):  # what tells how far a prompt is read names a token 0
+                    this.held += chunk.get("tokens", ())
                 this.held_logprob += _logprob(chunk)
                 if text := chunk.get("content"):
                     logprob = this.held_logprob if question.logprobs else None

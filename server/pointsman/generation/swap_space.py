@@ -5,6 +5,7 @@ to copy what was made of it (benchmarks/results/adapters.md). So caches are swap
 preempted requests in Kwon et al., "Efficient Memory Management for Large Language Model Serving with
 PagedAttention", SOSP 2023, section 4.5. They lie in memory files without a name, which the engine inherits:
 nothing is left of them once both processes are gone. A cache is put in under the adapters it was made under only.
+What a slot goes on with is swapped out too, once: others under the adapter begin from it in slots of their own.
 
 What a slot holds is known only if the engine begins requests in the order in which they were sent. So whoever
 gives a request up waits until the engine has begun it (`LlamaClient`), and where that cannot be told, nothing
@@ -28,6 +29,8 @@ _log = structlog.get_logger()
 _FILES = 32
 _COVERED = 0.8
 """Part of a text that another one begins with, from which its cache is as good."""
+_WORTH_A_COPY = 128
+"""Characters of a cached prompt: to read them again takes ten times as long as to copy them."""
 
 Post = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
@@ -64,7 +67,7 @@ class SwapSpace:
             self.close()
             raise
         self._free = list(self.files)
-        self._going: list[Held] = []
+        self._going: dict[Held, asyncio.Event] = {}
         self._uses = 0
         self._failed = False
         self._epoch = 0
@@ -94,7 +97,7 @@ class SwapSpace:
 
     def forget(self, owner: object) -> None:
         """Note that an answer has ended: its cache serves others, with a prompt that begins like it."""
-        for held in (*(kept.held for kept in self._kept), *self._going):
+        for held in [*(kept.held for kept in self._kept), *self._going]:
             if held.owner is owner:
                 held.owner = None
 
@@ -126,16 +129,21 @@ class SwapSpace:
     ) -> None:
         held, slot.holds = slot.holds, None  # until the engine has begun: who leaves now leaves it unknown
         epoch = self._epoch
+        same = held is not None and held.adapters == adapters
+        here = shared(held.text, text) if held is not None and same else 0
+        await self._better_ones_swapped_out(adapters, text, here)
         found = self._find(adapters, text, owner)
+        kept = shared(found.held.text, text) if found is not None else 0
         if found is not None:  # before anything is awaited: it must be there still when its turn comes
             found.used = self._next_use()
             found.readers += 1
-        same = held is not None and held.adapters == adapters
-        here = shared(held.text, text) if held is not None and same else 0
         try:
-            if held is not None and (held.owner is not None or not same) and not self._covered(held):
+            if held is not None and (
+                here >= _WORTH_A_COPY > kept
+                or ((held.owner is not None or not same) and not self._covered(held))
+            ):
                 await self._swap_out(slot.number, held, post)
-            if found is not None and (found.held.owner is owner or shared(found.held.text, text) > here):
+            if found is not None and (found.held.owner is owner or kept > here):
                 await self._swap_in(slot.number, found, None if same else adapters or (), post)
         except Exception as error:  # noqa: BLE001 - whatever it is, the prompt can be read
             if epoch == self._epoch:  # not of an engine that is gone
@@ -146,22 +154,31 @@ class SwapSpace:
                 if found.held.owner is owner:  # its answer goes on from here
                     self._drop(found)
 
+    async def _better_ones_swapped_out(
+        self, adapters: tuple[float, ...] | None, text: str, here: int
+    ) -> None:
+        """Wait for caches on their way out that serve a prompt better than what is `here` already."""
+        for held, out in list(self._going.items()):
+            if held.adapters == adapters and shared(held.text, text) >= here + _WORTH_A_COPY:
+                await out.wait()
+
     async def _swap_out(self, number: int, held: Held, post: Post) -> None:
         file = self._room()
         if file is None:
             return
         epoch = self._epoch
-        self._going.append(held)  # its owner may leave meanwhile
+        out = self._going[held] = asyncio.Event()  # its owner may leave meanwhile
         try:
             reply = await post(f"/slots/{number}?action=save", {"filename": str(file)})
+            if epoch != self._epoch:  # the file may be another's by now
+                return
+            if reply.get("n_saved"):
+                self._keep(_Swapped(file, held, reply.get("n_written", 0), self._next_use()))
+            else:
+                self._give_back(file)
         finally:
-            self._going.remove(held)
-        if epoch != self._epoch:  # the file may be another's by now
-            return
-        if reply.get("n_saved"):
-            self._keep(_Swapped(file, held, reply.get("n_written", 0), self._next_use()))
-        else:
-            self._give_back(file)
+            del self._going[held]
+            out.set()
 
     async def _swap_in(
         self, number: int, found: _Swapped, adapters: tuple[float, ...] | None, post: Post
