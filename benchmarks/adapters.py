@@ -2,8 +2,9 @@
 
     python benchmarks/adapters.py          # alone on the machine
 
-Eight LoRA adapters of random numbers (rank 16, all attention and MLP weights) over the shipped base, asked over
-gRPC of a `pointsman serve` of its own process. The merged models are eight files: the
+Eight LoRA adapters of random numbers (rank 16, all attention and MLP weights), stored as `pointsman train` stores
+them, over the shipped base, asked over gRPC of a `pointsman serve` of its own process. The decode step of one is
+compared at the engine with that of the same numbers in F16, as other tools write them. The merged models are eight files: the
 value projections of the base dequantised, those of an adapter added, and quantised as they were. A cancelled answer is timed at the engine's own list of slots.
 """
 
@@ -15,7 +16,7 @@ import shlex
 import sys
 import tempfile
 import time
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from pointsman.generation.backend import Question
 from pointsman.generation.engine_process import EngineProcess
 from pointsman.generation.engine_spec import EngineSpec
 from pointsman.settings import load
+from pointsman.training.export import add_lora, whole_blocks
 from pointsman.v1 import router_pb2
 from pointsman.values.catalog import Artifact
 from pointsman.values.request import Message, Role
@@ -64,7 +66,7 @@ def deltas(base: Path, seed: int):
             inputs, outputs = (int(size) for size in tensor.shape)
             a = draw.normal(size=(RANK, inputs)) / np.sqrt(inputs)
             b = draw.normal(size=(outputs, RANK)) * 0.05 / np.sqrt(RANK)
-            yield tensor.name, a.astype(np.float16), b.astype(np.float16)
+            yield tensor.name, a.astype(np.float32), b.astype(np.float32)
 
 
 def finish(writer: gguf.GGUFWriter, path: Path) -> str:
@@ -75,14 +77,17 @@ def finish(writer: gguf.GGUFWriter, path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_adapter(path: Path, base: Path, seed: int) -> str:
+def write_adapter(path: Path, base: Path, seed: int, *, f16: bool = False) -> str:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", ALPHA)
-    for name, a, b in deltas(base, seed):
-        writer.add_tensor(f"{name}.lora_a", a)
-        writer.add_tensor(f"{name}.lora_b", b)
+    writer.add_float32("adapter.lora.alpha", ALPHA if f16 else ALPHA * whole_blocks(RANK) / RANK)
+    for name, *halves in deltas(base, seed):
+        for half, values in zip(("lora_a", "lora_b"), halves, strict=True):
+            if f16:
+                writer.add_tensor(f"{name}.{half}", values.astype(np.float16))
+            else:
+                add_lora(writer, f"{name}.{half}", values)
     return finish(writer, path)
 
 
@@ -95,7 +100,7 @@ def write_merged(path: Path, base: Path, seed: int) -> str:
             inner = field.types[-1] if field.types[0] is gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=inner)
     added = {
-        name: (ALPHA / RANK) * (b.astype(np.float32) @ a.astype(np.float32))
+        name: (ALPHA / RANK) * (b @ a)
         for name, a, b in deltas(base, seed)
         if "attn_v" in name  # memory depends on the shapes, and quantising takes its time
     }
@@ -214,25 +219,45 @@ async def resident(client: AsyncClient) -> int:
     return sum(by_engine.values())
 
 
+@asynccontextmanager
+async def engine_of(base: Path, adapters: list[Path]):
+    settings = load().engine
+    spec = EngineSpec("llama_cpp", base, tuple(adapters), CONTEXT, settings.slots, settings.threads)
+    engine = EngineProcess(spec, settings)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(engine.run())
+        await engine.settled()
+        try:
+            yield engine
+        finally:
+            engine.stop()
+
+
+def tale(tokens: int, scales: tuple[float, ...]) -> Question:
+    said = (Message(Role.USER, "Tell a very long tale about a map."),)
+    return Question(said, tokens, 0.0, 1.0, adapters=scales or None)
+
+
+async def steps_of(base: Path, adapters: list[Path], answers: int) -> list[float]:
+    """Return the times between tokens of answers under the first adapter, one after another."""
+    steps = []
+    scales = tuple(float(i == 0) for i in range(len(adapters)))
+    async with engine_of(base, adapters) as engine:
+        for _ in range(answers):
+            async with engine.admission.place("a", 64) as place:
+                times = [time.perf_counter() async for _ in engine.stream(tale(64, scales), place)]
+            steps += list(np.diff(times[:-1]))
+    return steps
+
+
 async def cancelling(base: Path, adapters: list[Path], times: int) -> tuple[list[float], list[float], float]:
     """Return the seconds from closing a stream to its slot last seen busy, and to it seen free, and a decode step.
 
     The engine tells of its slots between two steps only, so what is between the two is not known.
     """
-    settings = load().engine
-    spec = EngineSpec("llama_cpp", base, tuple(adapters), CONTEXT, settings.slots, settings.threads)
-    engine = EngineProcess(spec, settings)
-    question = Question(
-        (Message(Role.USER, "Tell a very long tale about a map."),),
-        200,
-        0.0,
-        1.0,
-        adapters=(1.0,) + (0.0,) * 7,
-    )
+    question = tale(200, (1.0,) + (0.0,) * 7)
     busy, free, steps = [], [], []
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(engine.run())
-        await engine.settled()
+    async with engine_of(base, adapters) as engine:
         keys = {"Authorization": f"Bearer {engine._key}"}
         async with httpx2.AsyncClient(base_url=engine.url, headers=keys, trust_env=False) as http:
             for i in range(times):
@@ -253,14 +278,13 @@ async def cancelling(base: Path, adapters: list[Path], times: int) -> tuple[list
                 busy.append(seen_busy)
                 free.append(time.perf_counter() - closed)
                 steps += list(np.diff(seen))
-        engine.stop()
     return busy, free, float(np.median(steps))
 
 
 async def run(
     arguments: argparse.Namespace, scratch: Path, base: Path, shared: dict, progress: Progress
 ) -> dict:
-    task = progress.add_task("adapters", total=arguments.rounds * 4 + 6)
+    task = progress.add_task("adapters", total=arguments.rounds * 4 + 7)
     one, merged = scratch / "one-base", scratch / "merged"
     for number in range(ADAPTERS):
         one.mkdir(exist_ok=True)
@@ -286,6 +310,14 @@ async def run(
         base, [one / f"a{n}.gguf" for n in range(ADAPTERS)], arguments.cancels
     )
     progress.advance(task)
+    f16 = scratch / "f16.gguf"
+    write_adapter(f16, base, 0, f16=True)
+    kinds = {"no adapter": [], "an adapter as stored": [one / "a0.gguf"], "the same in F16": [f16]}
+    figures["steps"] = {kind: [] for kind in kinds}
+    for number in range(4):
+        for kind in list(kinds)[:: -1 if number % 2 else 1]:
+            figures["steps"][kind] += await steps_of(base, kinds[kind], 3)
+    progress.advance(task)
     if arguments.merged:
         for number in range(ADAPTERS):
             merged.mkdir(exist_ok=True)
@@ -310,6 +342,8 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
         rate = report.percentile([one.tokens_per_s for one in found], 50)
         hits = report.percentile([one.hit_rate for one in found], 50)
         rates.append([str(adapters), f"{rate:.1f}", f"{rate / single:.2f}", f"{hits:.0%}"])
+    alone = {kind: report.percentile(steps, 50) for kind, steps in figures["steps"].items()}
+    stored = alone["an adapter as stored"]
     same, other, step = figures["switch"]
     busy, freed, cancel_step = figures["cancel"]
     memory = []
@@ -326,7 +360,9 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
          f"{report.percentile(figures['lone'], 50):.2f}", ""],
         ["TTFT p99 of the same, s", f"{report.percentile(figures['lone'], 99):.2f}", "≤ 2.5"],
         *memory,
-        ["decode step, ms", f"{step * 1e3:.1f}", ""],
+        *([f"decode step of one answer, the engine asked alone, {kind}, ms (to an adapter as stored)",
+           f"{found * 1e3:.1f} ({found / stored:.2f})", ""] for kind, found in alone.items()),
+        ["decode step through `Generate`, ms", f"{step * 1e3:.1f}", ""],
         ["switch between two adapters, one client, ms of TTFT", f"{(other - same) * 1e3:.1f}", f"≤ {step * 1e3:.1f}"],
         *(
             [f"cancelled stream: slot last seen busy, seen free after, p{p}, ms",
@@ -336,7 +372,7 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
     ]  # fmt: skip
     return (
         f"{report.versions('pointsman', 'grpcio', 'xllamacpp')}; SmolLM2-135M-Instruct Q4_1, {ADAPTERS} adapters of "
-        f"rank {RANK} over all attention and MLP weights, random numbers; {settings.threads} engine thread(s), "
+        f"rank {RANK} over all attention and MLP weights, random numbers, stored as `pointsman train` stores them; {settings.threads} engine thread(s), "
         f"{settings.slots} slots and up to {settings.spare_slots} spare ones of {CONTEXT} tokens, swap_mib {settings.swap_mib}, "
         f"adapter_turn_s {settings.adapter_turn_s:g}.\n{CLIENTS} clients ask again as soon as they are answered, each "
         f"time one of the adapters at random; tokens are counted that arrive within the time; answers of up to {arguments.tokens} tokens, under A of up to "

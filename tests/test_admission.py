@@ -76,8 +76,8 @@ class Engine:
             place.answered(Usage(10, tokens, 5))
 
 
-def _engine(slots: int = 4, queue_limit: int = 64, **more: Any) -> Engine:
-    return Engine(AdapterAdmission("engine", slots, queue_limit, TURN_S, **more))
+def _engine(slots: int = 4, queue_limit: int = 64, turn_s: float = TURN_S, **more: Any) -> Engine:
+    return Engine(AdapterAdmission("engine", slots, queue_limit, turn_s, **more))
 
 
 async def _steady(engine: Engine, adapter: str, tokens: int, clients: int, seconds: float) -> None:
@@ -362,16 +362,23 @@ def test_a_round_is_as_long_as_the_turn_only_while_others_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("others_begun", "to_come", "stops"),
-    [(False, 2, False), (False, 3, True), (True, 16, False), (True, 17, True)],
+    ("turn_s", "others_begun", "to_come", "stops"),
+    [
+        (TURN_S, False, 8, False),
+        (TURN_S, False, 9, True),
+        (0.2, False, 2, False),
+        (0.2, False, 3, True),
+        (TURN_S, True, 16, False),
+        (TURN_S, True, 17, True),
+    ],
 )
 def test_a_round_that_is_nearly_done_is_not_interrupted(
-    others_begun: bool, to_come: int, stops: bool
+    turn_s: float, others_begun: bool, to_come: int, stops: bool
 ) -> None:
-    """An interruption takes the engine two steps; longer is waited only where nobody waits for a first token."""
+    """An interruption takes the engine two steps; so long is waited, and longer where the turns are long or idle."""
 
     async def scene() -> None:
-        engine = _engine(slots=1)
+        engine = _engine(slots=1, turn_s=turn_s)
         if others_begun:
             other = asyncio.create_task(engine.answer("b", 500))
             await asyncio.sleep(0.1)
@@ -382,6 +389,26 @@ def test_a_round_that_is_nearly_done_is_not_interrupted(
             place.round_left = to_come
             place.said(1000)
             assert place.turn_is_over is stops
+        await other
+
+    play(scene())
+
+
+def test_turns_end_in_time_for_rounds_that_are_left_alone() -> None:
+    """While others wait for a first token: answers that make the last tokens of their rounds keep the bound too."""
+
+    async def scene() -> None:
+        engine = _engine(slots=1)
+        loop = asyncio.get_running_loop()
+        async with engine.admission.place("a", 500) as place:
+            begun = loop.time()
+            other = asyncio.create_task(engine.answer("b", 5))
+            await asyncio.sleep(0)
+            place.round_left = 100
+            while not place.turn_is_over:
+                await asyncio.sleep(0.01)
+            # The turn is one of the two before b's at most; 8 tokens are 0.16 s of it.
+            assert loop.time() - begun == pytest.approx(TURN_S / 2 - 0.12, abs=0.02)
         await other
 
     play(scene())

@@ -120,7 +120,9 @@ async def test_a_second_answer_under_an_adapter_begins_from_the_cache_of_the_fir
     rules = "Answer as a pirate would. " * 8
     assert await ask(space, engine, slots[0], RED, rules + "a", "a") == 0
     done(space, slots[0], "a")
-    asked = [ask(space, engine, slot, RED, rules + name, name) for slot, name in zip(slots, "bc", strict=True)]
+    asked = [
+        ask(space, engine, slot, RED, rules + name, name) for slot, name in zip(slots, "bc", strict=True)
+    ]
     found = await asyncio.gather(*asked) if together else [await one for one in asked]
     assert found == [len(rules)] * 2
     assert engine.asked == ["save", "wake", "restore"]

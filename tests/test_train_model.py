@@ -247,9 +247,9 @@ def test_the_exported_adapter_has_every_weight_and_permutes_q_and_k_alone(tiny: 
     with pytest.raises(ArtifactError, match="another base"):
         check_adapter(path, base, "ab" * 32)
     reader = gguf.GGUFReader(path)
-    assert reader.fields["adapter.lora.alpha"].contents() == 32.0
+    assert reader.fields["adapter.lora.alpha"].contents() / 32 == 32.0 / 4  # of the rank that is stored
     assert reader.fields["general.type"].contents() == "adapter"
-    found = {tensor.name: tensor.data for tensor in reader.tensors}
+    found = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
     assert len(found) == len(weights) == LAYERS * len(TARGETS) * 2
 
     def given(module: str, half: str) -> Any:
@@ -265,10 +265,21 @@ def test_the_exported_adapter_has_every_weight_and_permutes_q_and_k_alone(tiny: 
         if heads:
             assert not np.array_equal(permute_rows(b, heads), b)
             b = permute_rows(b, heads)
-        np.testing.assert_allclose(
-            found[f"blk.1.{name}.weight.lora_a"], given(module, "A"), rtol=1e-3, atol=1e-6
-        )
-        np.testing.assert_allclose(found[f"blk.1.{name}.weight.lora_b"], b, rtol=1e-3, atol=1e-6)
+        for half, values in (("a", given(module, "A").T), ("b", b)):
+            stored = found[f"blk.1.{name}.weight.lora_{half}"]
+            stored = stored.T if half == "a" else stored
+            assert stored.shape == (len(values), 32)  # kernels multiply whole blocks
+            assert not stored[:, 4:].any()
+            np.testing.assert_allclose(stored[:, :4], values, atol=np.abs(values).max() / 200)
+
+
+def test_what_has_no_whole_blocks_is_not_quantised(tiny: Base, tmp_path: Path) -> None:
+    weights = {name: p.detach().clone() for name, p in trainable(add_adapter(tiny, Recipe(rank=40))).items()}
+    write_adapter(tmp_path / "a.gguf", weights, 32.0, "tiny", _tiny_gguf(tmp_path / "base.gguf"))
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "a.gguf").tensors}
+    down = types.pop("blk.0.ffn_down.weight.lora_a"), types.pop("blk.1.ffn_down.weight.lora_a")
+    assert down == ("F16", "F16")  # of 48 inputs
+    assert set(types.values()) == {"Q8_0"}
 
 
 EXAMPLES = [

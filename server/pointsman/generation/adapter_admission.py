@@ -28,8 +28,9 @@ from pointsman.generation.swap_space import SwapSpace
 _SHORTEST_TURN_S = 0.1
 _SHORTEST_ROUND = 8
 """Tokens; shorter rounds would cost more than they give."""
-_SPARED = 2
-"""Tokens; a round with no more to make is not interrupted, which takes the engine up to two steps itself."""
+_SPARED, _MOST_SPARED = 2, 8
+"""Tokens; a round with no more to make is not interrupted, which costs the engine two steps and what they make. The
+second where they take no more than a quarter of the turn."""
 _OVERRUN = 16
 """The same while nobody waits for a first token: what is made beyond the turn is owed in the next one."""
 _UNKNOWN_RATE = 50.0
@@ -260,7 +261,7 @@ class AdapterAdmission:
             if self._others_wait() and (self._turn_is_over() or not (group.running or group.waiting)):
                 if group.running:
                     for place in list(group.running):
-                        place.end_turn(_SPARED if self._fresh else _OVERRUN)
+                        place.end_turn(self._spared() if self._fresh else _OVERRUN)
                     break
                 self._end_turn()
                 continue
@@ -326,20 +327,33 @@ class AdapterAdmission:
             share_s = min(share_s, (due - self._turn_began) / (2 * place_in_line))
         return max(_SHORTEST_TURN_S, share_s)
 
+    def _spared(self) -> float:
+        """Return with how many tokens to make a round is left alone while others wait for a first token."""
+        return min(_MOST_SPARED, max(_SPARED, self._share_s() / 4 / self._step_s()))
+
+    def _ends_after_s(self) -> float:
+        """Return when to end the turn, for rounds that are left alone to be over in time."""
+        return self._share_s() - (self._spared() - _SPARED) * self._step_s()
+
+    def _step_s(self) -> float:
+        """Return about how long the running answers take for a token each."""
+        group = self._groups.get(self._current or "") or _Group()
+        return max(1, len(group.running)) / (self.pace.speed.per_s or _UNKNOWN_RATE)
+
     def _turn_is_over(self) -> bool:
         if self._current is None or self._current not in self._groups:
             return True
         group = self._groups[self._current]
         # Spent is a turn in which no round is left that were worth to be begun.
         spent = group.deficit <= max(_SHORTEST_ROUND / 2, _SPARED * len(group.running))
-        return spent or (bool(self._fresh) and _now() - self._turn_began >= self._share_s() - 1e-4)
+        return spent or (bool(self._fresh) and _now() - self._turn_began >= self._ends_after_s() - 1e-4)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._current is not None and self._fresh and not self._turn_is_over():
-            left_s = self._turn_began + self._share_s() - _now()
+            left_s = self._turn_began + self._ends_after_s() - _now()
             self._timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._schedule)
 
 

@@ -152,8 +152,7 @@ class LlamaClient:
                 if slot is not None:
                     _hold(slot, question.adapters, draft.prompt, chunk, place)
                 self._count(chunk, draft, this, place)
-                if chunk.get("tokens_predicted"):  # what tells how far a prompt is read names a token 0
-                    this.held += chunk.get("tokens", ())
+                this.held += _tokens(chunk)
                 this.held_logprob += _logprob(chunk)
                 if text := chunk.get("content"):
                     logprob = this.held_logprob if question.logprobs else None
@@ -333,6 +332,11 @@ async def _next(chunks: AsyncIterator[dict[str, Any]], place: Place | None) -> d
                 place.interrupt = None
     except TimeoutError:
         return None
+
+
+def _tokens(chunk: dict[str, Any]) -> list[int]:
+    """Return the tokens of a piece. One that tells how far the prompt is read names a token 0, which nobody said."""
+    return chunk.get("tokens", []) if chunk.get("tokens_predicted") else []
 
 
 def _logprob(chunk: dict[str, Any]) -> float:

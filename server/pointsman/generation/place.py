@@ -72,7 +72,7 @@ class Place:
         """Give way, and return when the adapter has its turn again."""
         await self._admission.wait_again(self)
 
-    def end_turn(self, spared: int) -> None:
+    def end_turn(self, spared: float) -> None:
         """Ask for the way to be given, unless no more than `spared` tokens are to come before it is."""
         if self.turn_is_over or not self.gives_way or self.round_left <= spared:
             return

@@ -2,6 +2,10 @@
 
 Names and layout are llama.cpp's (`convert_lora_to_gguf.py`). It stores the rows of q and k of the llama
 architecture pairwise within each head, so the rows of their lora_B go the same way; lora_A stays.
+
+An adapter's two matrices have one short side, the rank, and llama.cpp's kernels multiply 32 numbers at a time, and what
+is left over one by one. So the rank is filled up with zeros to whole blocks, in Q8_0, which takes no more memory than
+F16 without them (benchmarks/results/adapters.md has the decode step with either).
 """
 
 import hashlib
@@ -19,6 +23,7 @@ from pointsman.generation.gguf_check import BASE_SHA256, check_adapter, open_ggu
 _PERMUTED = {"llama": ("q_proj", "k_proj")}
 _PEFT_PREFIX = "base_model.model."
 _LORA = {"lora_A": "lora_a", "lora_B": "lora_b"}
+_BLOCK = 32
 _NO_KEY_VALUES = ("GGUF.version", "GGUF.tensor_count", "GGUF.kv_count")
 
 
@@ -35,7 +40,7 @@ def sha256_of(path: Path) -> str:
 
 
 def write_adapter(path: Path, weights: dict[str, Any], alpha: float, name: str, base: Path) -> None:
-    """Write PEFT's weights (fp32 tensors by PEFT's names) as an F16 adapter over the base, whose sha256 it names.
+    """Write PEFT's weights (fp32 tensors by PEFT's names) as an adapter over the base, whose sha256 it names.
 
     Raises:
         ArtifactError: the base has no such weights, or the adapter would not be served.
@@ -57,8 +62,8 @@ def write_adapter(path: Path, weights: dict[str, Any], alpha: float, name: str, 
         writer.add_string("general.type", "adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_string("general.name", name)
-        writer.add_float32("adapter.lora.alpha", alpha)
         writer.add_string(BASE_SHA256, sha256_of(base))
+        rank = 1
         for peft_name, tensor in weights.items():
             module, half = _split(peft_name)
             target = names.get_name(module, try_suffixes=())
@@ -68,8 +73,31 @@ def write_adapter(path: Path, weights: dict[str, Any], alpha: float, name: str, 
             kind = module.rpartition(".")[2]
             if half == "lora_b" and kind in _PERMUTED.get(architecture, ()):
                 values = permute_rows(values, heads_of[kind])
-            writer.add_tensor(f"{target}.weight.{half}", values.astype(np.float16))
+            rank = add_lora(writer, f"{target}.weight.{half}", values)
+        writer.add_float32("adapter.lora.alpha", alpha * whole_blocks(rank) / rank)
     check_adapter(path, base)
+
+
+def whole_blocks(rank: int) -> int:
+    """Return the rank that an adapter is stored with: alpha grows with it, as its weight is alpha / rank."""
+    return -(-rank // _BLOCK) * _BLOCK
+
+
+def add_lora(writer: Any, name: str, values: NDArray[np.float32]) -> int:
+    """Add a lora_a (rank, inputs) or lora_b (outputs, rank) in whole blocks; returns the rank that was given."""
+    from gguf import GGMLQuantizationType, quants
+
+    side = 0 if name.endswith(".lora_a") else 1
+    rank = int(values.shape[side])
+    extra = [(0, 0), (0, 0)]
+    extra[side] = (0, whole_blocks(rank) - rank)
+    filled = np.pad(values, extra)
+    if filled.shape[1] % _BLOCK:  # inputs that are not whole blocks
+        writer.add_tensor(name, filled.astype(np.float16))
+    else:
+        kind = GGMLQuantizationType.Q8_0
+        writer.add_tensor(name, quants.quantize(filled, kind), raw_dtype=kind)
+    return rank
 
 
 def write_unquantised(base: Path, out: Path, adapter: Path | None = None, scale: float = 1.0) -> None:
