@@ -483,6 +483,31 @@ def test_an_interrupted_answer_gives_its_slot_up_only_when_none_is_free() -> Non
     assert slots.held_by(running) is not None
 
 
+def test_a_cache_that_can_be_moved_goes_to_the_slot_beside() -> None:
+    slots, prompt = EngineSlots(5), "write about rivers " * 20
+    for number in range(5):
+        assert slots.take("ab"[number % 2], prompt, number, set()).number == number
+    for number in (1, 2, 4):
+        slots.free(number)
+    assert slots.take("a", prompt, "x", set()).number in {2, 4}  # where it is
+    slots.free("x")
+    assert slots.take("a", prompt, "y", set(), len(prompt)).number == 1  # beside that of 0
+    slots.free("y")
+    # 3 waits for its next round: the slot beside is its, and it gets its cache back elsewhere.
+    for owner in (1, 2):
+        slots.take("a", prompt, owner, set(), len(prompt))
+    assert slots.take("a", prompt, "z", {id(3)}, len(prompt)).number == 3
+    assert slots.held_by(3) is None
+
+
+def test_nobody_gives_up_a_slot_for_an_answer_under_the_same_adapter_while_one_is_free() -> None:
+    slots, prompt = EngineSlots(5), "write about rivers " * 20
+    for number in range(3):
+        assert slots.take("a", prompt, number, set(), len(prompt)).number == number
+    slots.take("b", prompt, "other", set())
+    assert slots.take("a", prompt, "x", {id(0), id(1), id(2)}, len(prompt)).number == 4
+
+
 # Figures
 
 

@@ -325,7 +325,9 @@ def test_no_cache_is_ever_put_in_under_other_adapters(
             for number, adapters, text, ends in steps:
                 owner = running.setdefault(number, object())
                 idle = {id(other) for other in running.values() if other is not owner}
-                slot = slots.held_by(owner) or slots.take(str(adapters), text, owner, idle)
+                slot = slots.held_by(owner) or slots.take(
+                    str(adapters), text, owner, idle, space.reach(adapters, text)
+                )
                 await ask(space, engine, slot, adapters, f"{number}{text}", owner)
                 if ends:
                     del running[number]

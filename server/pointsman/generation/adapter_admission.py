@@ -176,13 +176,14 @@ class AdapterAdmission:
         finally:
             self.leave(place)
 
-    def slot_of(self, place: Place, text: str) -> Slot:
+    def slot_of(self, place: Place, text: str, scales: tuple[float, ...] | None) -> Slot:
         """See `Place.slot`."""
         held = self._engine_slots.held_by(place)
         if held is not None:
             return held
         idle = {id(other) for group in self._groups.values() for other in group.begun}
-        return self._engine_slots.take(place.adapter, text, place, idle)
+        kept = self.swap.reach(scales, text) if self.swap is not None else 0
+        return self._engine_slots.take(place.adapter, text, place, idle, kept)
 
     def engine_began(self) -> None:
         """Note that the slots of the engine are empty."""

@@ -3,7 +3,8 @@
 An engine drops the cache of a slot when the slot's adapter changes, and it looks for the best slot by the
 prompt alone. So we choose: a slot keeps its adapter as long as others will do. And an engine makes the next tokens
 of several slots in one go only where their numbers follow each other: with gaps, four answers at once took a fifth
-longer. So answers under one adapter get slots side by side. Knows no engine.
+longer. So answers under one adapter get slots side by side; a cache that was swapped out goes wherever they are.
+Knows no engine.
 """
 
 from dataclasses import dataclass, field
@@ -43,18 +44,18 @@ class EngineSlots:
         self._slots = [Slot(number) for number in range(count)]
         self._uses = 0
 
-    def take(self, adapter: str, text: str, owner: object, idle_owners: set[int]) -> Slot:
-        """Return the slot whose cache serves an answer best, and let `owner` have it.
+    def take(self, adapter: str, text: str, owner: object, idle_owners: set[int], kept: int = 0) -> Slot:
+        """Return the slot in which an answer is best made, and let `owner` have it.
 
         Free slots come before those whose owners are between two rounds (`idle_owners`, by id): such an
         owner loses its cache, and nothing else. Of slots whose caches are about as good, those beside others
-        that have an owner under the adapter are preferred.
+        that have an owner under the adapter are preferred. Where as much of the prompt can be put into any slot
+        (`kept`, in characters), those come first: to move a cache is cheaper than a gap.
         """
         beside = self._beside(adapter)
-        free = [slot for slot in self._slots if slot.owner is None]
         slot = max(
-            free or [slot for slot in self._slots if id(slot.owner) in idle_owners],
-            key=lambda slot: (*_fit(slot, adapter, text, beside[slot.number]), -slot.used),
+            (slot for slot in self._slots if slot.owner is None or id(slot.owner) in idle_owners),
+            key=lambda slot: (*_fit(slot, adapter, text, beside[slot.number], kept), -slot.used),
         )
         self._uses += 1
         slot.adapter, slot.text, slot.owner, slot.used = adapter, text, owner, self._uses
@@ -83,11 +84,15 @@ class EngineSlots:
             slot.holds = None
 
 
-def _fit(slot: Slot, adapter: str, text: str, beside: int) -> tuple[int, int, int, int]:
-    if slot.adapter == adapter:
-        same = shared(slot.text, text)
-        return 2, same // _WORTH_A_GAP, beside, same
-    return (1 if slot.adapter is None else 0), 0, beside, 0
+def _fit(slot: Slot, adapter: str, text: str, beside: int, kept: int) -> tuple[int, ...]:
+    mine, free = slot.adapter == adapter, slot.owner is None
+    same = shared(slot.text, text) if mine else 0
+    kind = 2 if mine else 1 if slot.adapter is None else 0
+    if kept < _WORTH_A_GAP:
+        return free, kind, same // _WORTH_A_GAP, beside, same
+    # Who gave up its slot under the same adapter would need another one beside.
+    gained = beside if free or not mine else -1
+    return max(same, kept) // _WORTH_A_GAP, gained, free, kind, same
 
 
 def shared(one: str, other: str) -> int:

@@ -141,7 +141,7 @@ class LlamaClient:
             place.round_left = limit
         draft.rounds += 1
         body = self._body(question, draft, limit)
-        slot = place.slot(draft.prompt) if place is not None else None
+        slot = place.slot(draft.prompt, question.adapters) if place is not None else None
         if place is not None and slot is not None:
             body["id_slot"] = slot.number
             if place.swap is not None:

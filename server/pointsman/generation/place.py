@@ -37,9 +37,12 @@ class Place:
         """Called when the turn is over, by whoever waits for tokens meanwhile."""
         self._admission = admission
 
-    def slot(self, text: str) -> Slot:
-        """Return the slot of the engine to answer in: the one it had, or the best there is for a prompt."""
-        return self._admission.slot_of(self, text)
+    def slot(self, text: str, scales: tuple[float, ...] | None = None) -> Slot:
+        """Return the slot of the engine to answer in: the one it had, or the best there is for a prompt.
+
+        scales: of the adapters that it is read under
+        """
+        return self._admission.slot_of(self, text, scales)
 
     @property
     def swap(self) -> SwapSpace | None:

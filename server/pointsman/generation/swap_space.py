@@ -101,6 +101,13 @@ class SwapSpace:
             if held.owner is owner:
                 held.owner = None
 
+    def reach(self, adapters: tuple[float, ...] | None, text: str) -> int:
+        """Return how many characters of a prompt a cache holds that can be put into any slot, soon if not yet."""
+        if self._failed:
+            return 0
+        movable = [*(kept.held for kept in self._kept), *self._going]
+        return max((shared(held.text, text) for held in movable if held.adapters == adapters), default=0)
+
     def distrust(self, why: str) -> None:
         """Swap nothing until the engine is started again: what it does, and when, is not known any more."""
         if not self._failed:
