@@ -394,6 +394,21 @@ def test_a_round_that_is_nearly_done_is_not_interrupted(
     play(scene())
 
 
+def test_a_turn_that_is_over_stays_so_while_its_answers_give_way() -> None:
+    async def scene() -> None:
+        engine = _engine()
+        answers = [asyncio.create_task(engine.answer("a", 500)) for _ in range(4)]
+        await asyncio.sleep(1.0)
+        answers.append(asyncio.create_task(engine.answer("b", 5)))
+        while "b" not in engine.waits:
+            await asyncio.sleep(0.01)
+        # Two turns of a, each half of the time until b is due, less what 6 tokens take; then all give way within a step.
+        assert engine.waits["b"][0] == pytest.approx(0.4 + 0.68, abs=0.03)
+        await asyncio.gather(*answers)
+
+    play(scene())
+
+
 def test_turns_end_in_time_for_rounds_that_are_left_alone() -> None:
     """While others wait for a first token: answers that make the last tokens of their rounds keep the bound too."""
 

@@ -44,6 +44,7 @@ class Engine:
         self.down = False
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
+        await asyncio.sleep(0)
         if self.down:
             raise BackendDownError("down", retry_after_s=1)
         if path == "/completion":
@@ -130,6 +131,48 @@ async def test_a_second_answer_under_an_adapter_begins_from_the_cache_of_the_fir
         done(space, slot, name)
     assert await ask(space, engine, slots[0], RED, rules + "d", "d") == len(rules)
     assert len(engine.asked) == 3  # once for all
+
+
+@pytest.mark.parametrize(("limit", "asked"), [(1 << 20, ["save"]), (400, ["save"]), (600, [])])
+async def test_a_copy_that_perhaps_nobody_asks_for_takes_nobodys_place(limit: int, asked: list[str]) -> None:
+    """In room for all, for no such cache at all (which is tried once), and for what is kept already."""
+    space, engine, slots = SwapSpace(limit), Engine(2), [Slot(0), Slot(1)]
+    rules = "Answer as a pirate would. " * 16
+    try:
+        if limit == 600:  # an interrupted answer, which lost its slot
+            await ask(space, engine, slots[1], BLUE, rules, "blue")
+            await ask(space, engine, slots[1], RED, "other", "red")
+            engine.asked.clear()
+        for name in "abc":
+            await ask(space, engine, slots[0], RED, rules + name, name)
+            done(space, slots[0], name)
+        assert engine.asked == asked
+        assert space.bytes <= limit
+    finally:
+        space.close()
+
+
+async def test_two_slots_with_one_prompt_copy_it_once(space: SwapSpace) -> None:
+    engine, slots = Engine(2), [Slot(0), Slot(1)]
+    rules = "Answer as a pirate would. " * 8
+    for names in ("ab", "cd"):
+        asked = [ask(space, engine, s, RED, rules + n, n) for s, n in zip(slots, names, strict=True)]
+        await asyncio.gather(*asked)
+        for slot, name in zip(slots, names, strict=True):
+            done(space, slot, name)
+    assert engine.asked == ["save"]
+
+
+async def test_who_waits_for_a_copy_gives_up_what_fails(space: SwapSpace) -> None:
+    engine, slots = Engine(2), [Slot(0), Slot(1)]
+    rules = "Answer as a pirate would. " * 8
+    await ask(space, engine, slots[0], RED, rules + "a", "a")
+    done(space, slots[0], "a")
+    engine.down = True
+    asked = [ask(space, engine, s, RED, rules + n, n) for s, n in zip(slots, "bc", strict=True)]
+    assert await asyncio.gather(*asked) == [len(rules), 0]
+    assert engine.asked == []
+    assert not space.working
 
 
 async def test_what_is_read_again_as_fast_is_not_copied(space: SwapSpace) -> None:
@@ -316,21 +359,28 @@ STEPS = st.lists(
 def test_no_cache_is_ever_put_in_under_other_adapters(
     steps: list[tuple[int, tuple[float, ...], str, bool]],
 ) -> None:
-    """The stand-in checks it at each restore; answers go on, stop, and are interrupted in any order."""
+    """The stand-in checks it at each restore; answers go on, stop, and are interrupted in any order, two at a time."""
+    rules = "Answer as a pirate would. " * 8  # long enough for caches to be copied and moved
 
     async def play() -> None:
-        space, engine, slots = SwapSpace(200), Engine(2), EngineSlots(2)
+        space, engine, slots = SwapSpace(800), Engine(3), EngineSlots(3)
         running: dict[int, object] = {}
         try:
-            for number, adapters, text, ends in steps:
-                owner = running.setdefault(number, object())
-                idle = {id(other) for other in running.values() if other is not owner}
-                slot = slots.held_by(owner) or slots.take(
-                    str(adapters), text, owner, idle, space.reach(adapters, text)
-                )
-                await ask(space, engine, slot, adapters, f"{number}{text}", owner)
-                if ends:
-                    del running[number]
+            for pair in (steps[i : i + 2] for i in range(0, len(steps), 2)):
+                now = {number: (adapters, f"{rules}{number}{text}") for number, adapters, text, _ in pair}
+                owners = {number: running.setdefault(number, object()) for number in now}
+                idle = {id(other) for other in running.values()} - {id(owner) for owner in owners.values()}
+                asked = []
+                for number, (adapters, text) in now.items():
+                    owner = owners[number]
+                    slot = slots.held_by(owner) or slots.take(
+                        str(adapters), text, owner, idle, space.reach(adapters, text)
+                    )
+                    asked.append(ask(space, engine, slot, adapters, text, owner))
+                await asyncio.gather(*asked)
+                assert space.working, "the stand-in found fault"
+                for number in {number for number, _, _, ends in pair if ends}:
+                    owner = running.pop(number)
                     slots.free(owner)
                     space.forget(owner)
         finally:
@@ -404,9 +454,13 @@ async def wired(space: SwapSpace | None) -> AsyncGenerator[tuple[Wire, AdapterAd
         server.close()
 
 
-async def _read(admission: AdapterAdmission, client: LlamaClient, adapter: str = "red") -> None:
-    question = Question((Message(Role.USER, "a"),), 300, 0.0, 1.0, adapters=RED if adapter == "red" else BLUE)
-    async with admission.place(adapter, 300) as place, aclosing(client.stream(question, place)) as stream:
+async def _read(
+    admission: AdapterAdmission, client: LlamaClient, adapter: str = "red", tokens: int = 300
+) -> None:
+    question = Question(
+        (Message(Role.USER, "a"),), tokens, 0.0, 1.0, adapters=RED if adapter == "red" else BLUE
+    )
+    async with admission.place(adapter, tokens) as place, aclosing(client.stream(question, place)) as stream:
         async for _ in stream:
             pass
 
@@ -447,6 +501,16 @@ async def test_without_swapping_nobody_waits_for_an_engine_to_begin() -> None:
         asking.cancel()
         await asyncio.wait([asking], timeout=1)
         assert asking.cancelled()
+
+
+async def test_a_short_answer_gives_way_while_its_prompt_is_read() -> None:
+    async with wired(None) as (wire, admission, client):
+        asking = asyncio.create_task(_read(admission, client, tokens=2))
+        await wire.asked.wait()
+        async with asyncio.timeout(2), admission.place("blue", 300):
+            assert not asking.done()
+        asking.cancel()
+        await asyncio.wait([asking])
 
 
 @pytest.mark.parametrize(("status", "works"), [(400, True), (429, True), (500, True), (0, False)])

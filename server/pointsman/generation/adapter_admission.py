@@ -6,7 +6,7 @@ requests of an adapter are answered together, and adapters take turns by deficit
 Varghese, "Efficient Fair Queuing Using Deficit Round-Robin", IEEE/ACM Transactions on Networking 4(3), 1996.
 A quantum is counted in tokens. What an answer will cost is not known when it begins, so tokens are charged as
 they are made, and what was taken too much is owed in the next turn. An answer that outlasts its turn gives
-way within a token and goes on in a later one; where nobody waits for a first token, its round may end by itself.
+way within a token and goes on in a later one; where few tokens are left of its round, that may end by itself.
 
 Turns go by turns to adapters with requests that wait for their first token, and to those whose answers have
 only been interrupted: the first are bounded in time, the second by the number of turns before theirs, and those
@@ -85,6 +85,7 @@ class AdapterAdmission:
         self._fresh_had_the_last = False
         self._current: str | None = None
         self._turn_began = 0.0
+        self._time_is_up = False
         self._timer: asyncio.TimerHandle | None = None
         self.pace = Pace()
         self.switches = 0
@@ -294,7 +295,7 @@ class AdapterAdmission:
             return False
         self._fresh_had_the_last = fresh_first
         self._current = adapters.popleft()
-        self._turn_began = _now()
+        self._turn_began, self._time_is_up = _now(), False
         group = self._groups[self._current]
         quantum = self._share_s() * (self.pace.speed.per_s or _UNKNOWN_RATE)
         # What is left of a turn is not saved up, and no debt costs more than a turn of the shortest rounds.
@@ -347,7 +348,9 @@ class AdapterAdmission:
         group = self._groups[self._current]
         # Spent is a turn in which no round is left that were worth to be begun.
         spent = group.deficit <= max(_SHORTEST_ROUND / 2, _SPARED * len(group.running))
-        return spent or (bool(self._fresh) and _now() - self._turn_began >= self._ends_after_s() - 1e-4)
+        if self._fresh and _now() - self._turn_began >= self._ends_after_s() - 1e-4:
+            self._time_is_up = True  # and stays so, although the fewer are running the faster is a step
+        return spent or (bool(self._fresh) and self._time_is_up)
 
     def _set_timer(self) -> None:
         if self._timer is not None:

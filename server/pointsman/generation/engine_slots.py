@@ -49,8 +49,10 @@ class EngineSlots:
 
         Free slots come before those whose owners are between two rounds (`idle_owners`, by id): such an
         owner loses its cache, and nothing else. Of slots whose caches are about as good, those beside others
-        that have an owner under the adapter are preferred. Where as much of the prompt can be put into any slot
-        (`kept`, in characters), those come first: to move a cache is cheaper than a gap.
+        that have an owner under the adapter are preferred.
+
+        kept: characters of the prompt that can be put into any slot. Where no slot has more, those beside others
+            come before all, also before free ones: to move caches is cheaper than a gap.
         """
         beside = self._beside(adapter)
         slot = max(

@@ -137,8 +137,6 @@ class LlamaClient:
         left = question.max_tokens - draft.told
         limit = place.round_tokens(left) if place is not None else left
         this = _Round(draft.told, limit, is_last=limit == left)
-        if place is not None:
-            place.round_left = limit
         draft.rounds += 1
         body = self._body(question, draft, limit)
         slot = place.slot(draft.prompt, question.adapters) if place is not None else None

@@ -13,6 +13,7 @@ is swapped any more (`distrust`).
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ class SwapSpace:
         self._free = list(self.files)
         self._going: dict[Held, asyncio.Event] = {}
         self._uses = 0
+        self._too_long = math.inf  # characters of the shortest text whose cache was larger than the limit
         self._failed = False
         self._epoch = 0
 
@@ -106,7 +108,7 @@ class SwapSpace:
         if self._failed:
             return 0
         movable = [*(kept.held for kept in self._kept), *self._going]
-        return max((shared(held.text, text) for held in movable if held.adapters == adapters), default=0)
+        return max((_reach_of(held, adapters, text) for held in movable), default=0)
 
     def distrust(self, why: str) -> None:
         """Swap nothing until the engine is started again: what it does, and when, is not known any more."""
@@ -134,11 +136,13 @@ class SwapSpace:
     async def _move(
         self, slot: Slot, owner: object, adapters: tuple[float, ...] | None, text: str, post: Post
     ) -> None:
-        held, slot.holds = slot.holds, None  # until the engine has begun: who leaves now leaves it unknown
         epoch = self._epoch
+        await self._better_ones_swapped_out(adapters, text, _reach_of(slot.holds, adapters, text))
+        if self._failed or epoch != self._epoch:
+            return
+        held, slot.holds = slot.holds, None  # until the engine has begun: who leaves now leaves it unknown
         same = held is not None and held.adapters == adapters
-        here = shared(held.text, text) if held is not None and same else 0
-        await self._better_ones_swapped_out(adapters, text, here)
+        here = _reach_of(held, adapters, text)
         found = self._find(adapters, text, owner)
         kept = shared(found.held.text, text) if found is not None else 0
         if found is not None:  # before anything is awaited: it must be there still when its turn comes
@@ -146,7 +150,7 @@ class SwapSpace:
             found.readers += 1
         try:
             if held is not None and (
-                here >= _WORTH_A_COPY > kept
+                (here >= _WORTH_A_COPY > self.reach(adapters, text) and self._has_room_for(held))
                 or ((held.owner is not None or not same) and not self._covered(held))
             ):
                 await self._swap_out(slot.number, held, post)
@@ -166,7 +170,7 @@ class SwapSpace:
     ) -> None:
         """Wait for caches on their way out that serve a prompt better than what is `here` already."""
         for held, out in list(self._going.items()):
-            if held.adapters == adapters and shared(held.text, text) >= here + _WORTH_A_COPY:
+            if _reach_of(held, adapters, text) >= here + _WORTH_A_COPY:
                 await out.wait()
 
     async def _swap_out(self, number: int, held: Held, post: Post) -> None:
@@ -209,8 +213,14 @@ class SwapSpace:
             for kept in self._kept
         )
 
+    def _has_room_for(self, held: Held) -> bool:
+        """Whether a copy that perhaps nobody asks for would take nobody's place, as far as sizes are known."""
+        usual = max((kept.size for kept in self._kept), default=0)
+        return bool(self._free) and self.bytes + usual <= self._limit and len(held.text) < self._too_long
+
     def _keep(self, new: _Swapped) -> None:
         if new.size > self._limit:
+            self._too_long = min(self._too_long, len(new.held.text))
             self._give_back(new.file)
         if new.size > self._limit or new.file not in self.files:
             return
@@ -265,6 +275,11 @@ def swap_space(limit_mib: int) -> Iterator[SwapSpace | None]:
         yield space
     finally:
         space.close()
+
+
+def _reach_of(held: Held | None, adapters: tuple[float, ...] | None, text: str) -> int:
+    """Return how many characters of a prompt a cache holds, read under these adapters."""
+    return shared(held.text, text) if held is not None and held.adapters == adapters else 0
 
 
 def _begins_like(text: str, other: str) -> bool:

@@ -14,7 +14,7 @@ from pointsman.training.engine import Engine
 from pointsman.training.lora import answer_logits
 
 LEAST_UNQUANTISED = 0.99
-"""Of tokens, over a base without quantisation: what is left is rounding to F16, and ties."""
+"""Of tokens, over a base without quantisation: what is left is rounding, of the base to F16 and of the adapter to Q8_0, and ties."""
 LEAST_QUANTISED = 0.95
 """Of tokens, over the base as it is served: its kernels round the activations too."""
 

@@ -4,8 +4,8 @@ Names and layout are llama.cpp's (`convert_lora_to_gguf.py`). It stores the rows
 architecture pairwise within each head, so the rows of their lora_B go the same way; lora_A stays.
 
 An adapter's two matrices have one short side, the rank, and llama.cpp's kernels multiply 32 numbers at a time, and what
-is left over one by one. So the rank is filled up with zeros to whole blocks, in Q8_0, which takes no more memory than
-F16 without them (benchmarks/results/adapters.md has the decode step with either).
+is left over one by one. So the rank is filled up with zeros to whole blocks, in Q8_0: at rank 16 a sixteenth more memory
+than in F16 (benchmarks/results/adapters.md has the decode step with either), at lower ranks up to four times as much.
 """
 
 import hashlib
