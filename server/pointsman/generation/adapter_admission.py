@@ -263,7 +263,7 @@ class AdapterAdmission:
             if self._others_wait() and (self._turn_is_over() or not (group.running or group.waiting)):
                 if group.running:
                     for place in list(group.running):
-                        place.end_turn(self._spared() if self._fresh else _OVERRUN)
+                        place.end_turn(self._spared(self._share_s()) if self._fresh else _OVERRUN)
                     break
                 self._end_turn()
                 continue
@@ -329,13 +329,14 @@ class AdapterAdmission:
             share_s = min(share_s, (due - self._turn_began) / (2 * place_in_line))
         return max(_SHORTEST_TURN_S, share_s)
 
-    def _spared(self) -> float:
+    def _spared(self, share_s: float) -> float:
         """Return with how many tokens to make a round is left alone while others wait for a first token."""
-        return min(_MOST_SPARED, max(_SPARED, self._share_s() / 4 / self._step_s()))
+        return min(_MOST_SPARED, max(_SPARED, share_s / 4 / self._step_s()))
 
     def _ends_after_s(self) -> float:
         """Return when to end the turn, for rounds that are left alone to be over in time."""
-        return self._share_s() - (self._spared() - _SPARED) * self._step_s()
+        share_s = self._share_s()
+        return share_s - (self._spared(share_s) - _SPARED) * self._step_s()
 
     def _step_s(self) -> float:
         """Return about how long the running answers take for a token each."""

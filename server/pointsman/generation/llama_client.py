@@ -113,7 +113,7 @@ class LlamaClient:
             BackendDownError: the engine died of it.
 
         """
-        slot = place.slot(_PROBE_PROMPT)
+        slot = place.slot(_PROBE_PROMPT, adapters)
         body = {
             "prompt": _PROBE_PROMPT,
             "n_predict": PROBE_TOKENS,

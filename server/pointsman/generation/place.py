@@ -37,7 +37,7 @@ class Place:
         """Called when the turn is over, by whoever waits for tokens meanwhile."""
         self._admission = admission
 
-    def slot(self, text: str, scales: tuple[float, ...] | None = None) -> Slot:
+    def slot(self, text: str, scales: tuple[float, ...] | None) -> Slot:
         """Return the slot of the engine to answer in: the one it had, or the best there is for a prompt.
 
         scales: of the adapters that it is read under

@@ -149,10 +149,7 @@ class SwapSpace:
             found.used = self._next_use()
             found.readers += 1
         try:
-            if held is not None and (
-                (here >= _WORTH_A_COPY > self.reach(adapters, text) and self._has_room_for(held))
-                or ((held.owner is not None or not same) and not self._covered(held))
-            ):
+            if held is not None and self._wants_a_copy(held, adapters, text):
                 await self._swap_out(slot.number, held, post)
             if found is not None and (found.held.owner is owner or kept > here):
                 await self._swap_in(slot.number, found, None if same else adapters or (), post)
@@ -164,6 +161,13 @@ class SwapSpace:
                 found.readers -= 1
                 if found.held.owner is owner:  # its answer goes on from here
                     self._drop(found)
+
+    def _wants_a_copy(self, held: Held, adapters: tuple[float, ...] | None, text: str) -> bool:
+        """Whether a slot's cache, which it loses or goes on with for a prompt, has no copy as good."""
+        if held.owner is not None or held.adapters != adapters:
+            return not self._covered(held)
+        here = _reach_of(held, adapters, text)
+        return here >= _WORTH_A_COPY > self.reach(adapters, text) and self._has_room_for(held)
 
     async def _better_ones_swapped_out(
         self, adapters: tuple[float, ...] | None, text: str, here: int

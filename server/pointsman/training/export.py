@@ -74,13 +74,13 @@ def write_adapter(path: Path, weights: dict[str, Any], alpha: float, name: str, 
             if half == "lora_b" and kind in _PERMUTED.get(architecture, ()):
                 values = permute_rows(values, heads_of[kind])
             rank = add_lora(writer, f"{target}.weight.{half}", values)
-        writer.add_float32("adapter.lora.alpha", alpha * whole_blocks(rank) / rank)
+        add_alpha(writer, alpha, rank)
     check_adapter(path, base)
 
 
-def whole_blocks(rank: int) -> int:
-    """Return the rank that an adapter is stored with: alpha grows with it, as its weight is alpha / rank."""
-    return -(-rank // _BLOCK) * _BLOCK
+def add_alpha(writer: Any, alpha: float, rank: int) -> None:
+    """Add the alpha of an adapter of this rank, grown as the rank is by `add_lora`: its weight is alpha / rank."""
+    writer.add_float32("adapter.lora.alpha", alpha * _whole_blocks(rank) / rank)
 
 
 def add_lora(writer: Any, name: str, values: NDArray[np.float32]) -> int:
@@ -90,7 +90,7 @@ def add_lora(writer: Any, name: str, values: NDArray[np.float32]) -> int:
     side = 0 if name.endswith(".lora_a") else 1
     rank = int(values.shape[side])
     extra = [(0, 0), (0, 0)]
-    extra[side] = (0, whole_blocks(rank) - rank)
+    extra[side] = (0, _whole_blocks(rank) - rank)
     filled = np.pad(values, extra)
     if filled.shape[1] % _BLOCK:  # inputs that are not whole blocks
         writer.add_tensor(name, filled.astype(np.float16))
@@ -98,6 +98,10 @@ def add_lora(writer: Any, name: str, values: NDArray[np.float32]) -> int:
         kind = GGMLQuantizationType.Q8_0
         writer.add_tensor(name, quants.quantize(filled, kind), raw_dtype=kind)
     return rank
+
+
+def _whole_blocks(rank: int) -> int:
+    return -(-rank // _BLOCK) * _BLOCK
 
 
 def write_unquantised(base: Path, out: Path, adapter: Path | None = None, scale: float = 1.0) -> None:
