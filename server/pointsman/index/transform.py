@@ -52,7 +52,9 @@ def fit_transform(x: Rows, labels: NDArray[np.int64], classes: int) -> Transform
     sphere = np.trace(scatter) / d
     # One exemplar a class leaves no scatter at all; then every direction counts alike.
     covariance = (1 - _SHRINKAGE) * scatter + _SHRINKAGE * (sphere or 1.0) * np.eye(d)
-    values, vectors = np.linalg.eigh(covariance)
-    whiten = (vectors / np.sqrt(values)) @ vectors.T
-    _, _, v = np.linalg.svd((means - centre) @ whiten, full_matrices=False)
-    return Transform((whiten @ v[:k].T).astype(np.float32), centre.astype(np.float32))
+    from scipy.linalg import solve_triangular
+
+    root = np.linalg.cholesky(covariance)  # to whiten by; any other root gives the same axes
+    _, _, axes = np.linalg.svd(solve_triangular(root, (means - centre).T, lower=True).T, full_matrices=False)
+    projection = solve_triangular(root, axes[:k].T, lower=True, trans=1)
+    return Transform(projection.astype(np.float32), centre.astype(np.float32))
