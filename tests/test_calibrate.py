@@ -230,7 +230,7 @@ def test_a_thousand_intents_of_two_exemplars_are_calibrated():
 # The second head
 
 
-@pytest.mark.parametrize(("seed", "wins"), [(0, True), (1, False), (2, False)])
+@pytest.mark.parametrize(("seed", "wins"), [(8, True), (0, False), (1, False)])
 def test_the_second_head_is_on_exactly_where_it_is_right_more_often(seed, wins):
     labels = np.repeat(np.arange(6), 40)
     rows = clustered_rows(np.random.default_rng(seed), labels, 24, 2.5)

@@ -57,4 +57,4 @@ def fit_transform(x: Rows, labels: NDArray[np.int64], classes: int) -> Transform
     root = np.linalg.cholesky(covariance)  # to whiten by; any other root gives the same axes
     _, _, axes = np.linalg.svd(solve_triangular(root, (means - centre).T, lower=True).T, full_matrices=False)
     projection = solve_triangular(root, axes[:k].T, lower=True, trans=1)
-    return Transform(projection.astype(np.float32), centre.astype(np.float32))
+    return Transform(np.ascontiguousarray(projection, np.float32), centre.astype(np.float32))
