@@ -1,8 +1,8 @@
 """The second head: a linear classifier whose logits join the class scores where cross-fitting says they help.
 
 Source: multinomial logistic regression by L-BFGS (scipy; Byrd, Lu, Nocedal and Zhu, 'A limited memory algorithm for
-bound constrained optimization', 1995) on whitened rows. Every change of the catalog waits for eleven of these, and on
-the rows as they are three times as many steps stop short of the same place. Strength and weight were chosen on the
+bound constrained optimization', 1995) on whitened rows: on the rows as they are, a third more steps stop short of where
+it ends, and every change of the catalog waits for eleven of these. Strength and weight were chosen on the
 validation split of CLINC150 and by cross-validation on the training split of BANKING77, in full and with 10 exemplars
 an intent.
 """
