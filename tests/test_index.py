@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from builders import clustered_rows, normalised, unit_rows
 from pointsman.embedding.encoder import Rows
 from pointsman.index.exemplar_index import HITS, ExemplarIndex
+from pointsman.index.head import fit_head
 from pointsman.index.transform import fit_transform
 
 TOLERANCE = 2e-5  # float32 against float64
@@ -234,3 +236,22 @@ def test_exemplars_are_never_excluded_by_a_negative_farther_than_themselves():
     index, rows = with_negatives(unit_rows(np.random.default_rng(7), 9, 16), [0, 0, 0, 1, 1, 1, 2, 2, 2])
     scores = index.score(rows).scores
     np.testing.assert_array_equal(scores.argmax(axis=1), index.labels)
+
+
+@pytest.mark.parametrize(("classes", "each", "d"), [(3, 40, 8), (6, 40, 24), (40, 4, 16)])
+def test_the_second_head_is_the_logistic_regression_of_scikit_learn(classes, each, d):
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), each)
+    rows, queries = clustered_rows(generator, labels, d, 1.5), unit_rows(generator, 50, d)
+    head = fit_head(rows, labels, classes)
+    reference = LogisticRegression(C=100, tol=1e-8, max_iter=10_000).fit(rows.astype(np.float64), labels)
+    logits = reference.decision_function(queries.astype(np.float64))  # centred over the classes
+    assert head is not None
+    np.testing.assert_allclose(head(queries), 0.15 * logits, atol=0.02 * np.abs(logits).max() * 0.15)
+
+
+def test_rows_that_are_all_the_same_have_a_second_head():
+    rows = np.repeat(unit_rows(np.random.default_rng(0), 1, 8), 20, axis=0)
+    head = fit_head(rows, np.repeat(np.arange(2), 10), 2)
+    assert head is not None
+    np.testing.assert_allclose(head(rows[:1]), 0, atol=1e-3)
