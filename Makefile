@@ -55,6 +55,7 @@ bench: $(DEV)/installed $(PEERS)/installed
 	$(DEV)/bin/python benchmarks/difficulty.py --data $(DATA) --out benchmarks/results/difficulty.md
 	$(DEV)/bin/python benchmarks/encoder.py --out benchmarks/results/encoder.md
 	$(DEV)/bin/python benchmarks/route.py --data $(DATA)
+	$(DEV)/bin/python benchmarks/reload.py --data $(DATA)
 	$(DEV)/bin/python benchmarks/generate.py
 	$(DEV)/bin/python benchmarks/adapters.py
 	$(DEV)/bin/python benchmarks/keep_out.py --data $(DATA)/train --out $(KEPT_OUT)

@@ -38,6 +38,8 @@ class Transform:
 
 def fit_transform(x: Rows, labels: NDArray[np.int64], classes: int) -> Transform:
     """Fit the projection on unit rows (n, d) with labels (n,) in [0, classes); each class has a row."""
+    from scipy.linalg import cholesky, solve_triangular
+
     d = x.shape[1]
     k = min(classes - 1, d)
     rows = x.astype(np.float64)
@@ -52,9 +54,7 @@ def fit_transform(x: Rows, labels: NDArray[np.int64], classes: int) -> Transform
     sphere = np.trace(scatter) / d
     # One exemplar a class leaves no scatter at all; then every direction counts alike.
     covariance = (1 - _SHRINKAGE) * scatter + _SHRINKAGE * (sphere or 1.0) * np.eye(d)
-    from scipy.linalg import solve_triangular
-
-    root = np.linalg.cholesky(covariance)  # to whiten by; any other root gives the same axes
+    root = cholesky(covariance, lower=True)  # to whiten by; any other root gives the same axes
     _, _, axes = np.linalg.svd(solve_triangular(root, (means - centre).T, lower=True).T, full_matrices=False)
     projection = solve_triangular(root, axes[:k].T, lower=True, trans=1)
     return Transform(np.ascontiguousarray(projection, np.float32), centre.astype(np.float32))
