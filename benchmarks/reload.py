@@ -2,14 +2,13 @@
 
     python benchmarks/reload.py [--data ../shared/data]          # alone on the machine
 
-A real server, with its engines, over a folder of intents. One caller asks all the while, 20 ms after each
-reply, and looks at the catalog version of each decision; what it waits for is what anybody waits for. The slowest of its requests
+A real server, with its engines, over a folder of intents. One caller asks all the while, 20 ms after each reply, and
+looks at the catalog version of each decision; what it waits for is what anybody waits for. The slowest of its requests
 in that time tells what a change costs those that are being answered.
 """
 
 import argparse
 import asyncio
-import json
 import secrets
 import shlex
 import shutil
@@ -28,7 +27,7 @@ from rich.progress import Progress
 
 import report
 from pointsman.v1 import router_pb2, router_pb2_grpc
-from route import ROOT, pointsman
+from route import ROOT, clinc_intents, pointsman, write_intent
 
 EVERY_S = 0.02
 LONGEST_S = 300.0
@@ -44,14 +43,6 @@ class Seen:
     requests: list[float] = field(default_factory=list)
     calm: list[float] = field(default_factory=list)
     failed: int = 0
-
-
-def write(folder: Path, name: str, exemplars: list[str]) -> None:
-    """Write an intent; a reader sees the old file or the new one."""
-    fields = {"name": name, "target": "general", "exemplars": list(dict.fromkeys(exemplars))}
-    whole = folder / f".{name}"
-    whole.write_text(yaml.safe_dump(fields, sort_keys=False))
-    whole.replace(folder / f"{name}.yaml")
 
 
 class Caller:
@@ -97,8 +88,8 @@ async def measure(port: int, folder: Path, rounds: int, step: Callable[[], None]
             stamp = secrets.token_hex(3)  # never embedded before
             texts = [f"does the tide at pier {i} of {stamp} come in before noon" for i in range(NEW)]
             changes = {
-                "added": partial(write, folder, "tides", texts),
-                "changed": partial(write, folder, "tides", [*texts, f"is {stamp} dry at low tide"]),
+                "added": partial(write_intent, folder, "tides", texts),
+                "changed": partial(write_intent, folder, "tides", [*texts, f"is {stamp} dry at low tide"]),
                 "deleted": (folder / "tides.yaml").unlink,
             }
             for kind, change in changes.items():
@@ -107,17 +98,6 @@ async def measure(port: int, folder: Path, rounds: int, step: Callable[[], None]
                 seen.took[kind].append(await caller.until_new(change))
                 step()
     return seen
-
-
-def of_clinc(data: Path, folder: Path, intents: int, each: int) -> None:
-    """Write intents of CLINC150's training set; beyond its 150, several share what it has of one."""
-    by_intent = defaultdict(list)
-    for text, intent in json.loads((data / "clinc150" / "data_full.json").read_text())["train"]:
-        by_intent[intent].append(text.strip())
-    folder.mkdir()
-    slices = [(name, texts[i : i + each]) for i in range(0, 100, each) for name, texts in by_intent.items()]
-    for i, (name, texts) in enumerate(slices[:intents]):
-        write(folder, f"{name.lower()}_{i}", texts)
 
 
 def main() -> None:
@@ -136,7 +116,7 @@ def main() -> None:
         if arguments.data:
             for intents, each in ((1000, 2), (100, 50), (150, 100)):
                 folder = scratch / f"{intents}x{each}"
-                of_clinc(arguments.data, folder, intents, each)
+                clinc_intents(arguments.data, folder, intents, each)
                 folders[folder] = 2
         task = progress.add_task("changes", total=3 * sum(folders.values()))
         for folder, rounds in folders.items():
