@@ -1,5 +1,9 @@
 """The class score against the formula of DESIGN.md, written again in plain NumPy and float64."""
 
+import threading
+from collections.abc import Callable
+
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +15,7 @@ from builders import clustered_rows, normalised, unit_rows
 from pointsman.embedding.encoder import Rows
 from pointsman.index.exemplar_index import HITS, ExemplarIndex
 from pointsman.index.head import fit_head
+from pointsman.index.outcome_index import OutcomeIndex
 from pointsman.index.transform import fit_transform
 
 TOLERANCE = 2e-5  # float32 against float64
@@ -259,3 +264,25 @@ def test_of_rows_that_are_all_the_same_the_second_head_knows_how_frequent_classe
     head = fit_head(rows, np.repeat(np.arange(2), [10, 20]), 2)
     assert head is not None
     np.testing.assert_allclose(head(rows[:1]), [[-0.075 * np.log(2), 0.075 * np.log(2)]], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda rows: ExemplarIndex(rows, np.arange(len(rows)) % 2, 2).score(rows),
+        lambda rows: OutcomeIndex(rows).nearest(rows),
+    ],
+    ids=["exemplars", "outcomes"],
+)
+def test_a_search_takes_one_thread_whichever_thread_asks(search: Callable[[Rows], object]) -> None:
+    rows, found = unit_rows(np.random.default_rng(0), 8, 4), []
+
+    def ask() -> None:
+        faiss.omp_set_num_threads(2)  # where a thread of a machine with two cores begins
+        search(rows)
+        found.append(faiss.omp_get_max_threads())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert found == [1]

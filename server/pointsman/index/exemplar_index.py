@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from pointsman.embedding.encoder import Rows
 from pointsman.index.head import Head, fit_head
+from pointsman.index.search import search
 from pointsman.index.transform import Transform, fit_transform
 
 HITS = 50
 """Nearest exemplars that take part in a score."""
-
-faiss.omp_set_num_threads(1)  # a search takes tens of microseconds; its threads would take the engine's cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ class ExemplarIndex:
         leaves the scores as they are.
         """
         vectors = self.transform.apply(queries)
-        similarities, hits = self._index.search(vectors, min(HITS, len(self.labels)))  # (m, h) each
+        similarities, hits = search(self._index, vectors, min(HITS, len(self.labels)))  # (m, h) each
         best = np.full((len(queries), self.classes), -1.0, np.float32)
         owners = self.labels[hits]  # (m, h)
         np.maximum.at(best, (np.arange(len(queries))[:, None], owners), similarities)

@@ -7,13 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.embedding.encoder import Rows
+from pointsman.index.search import search
 
 NEAREST = 50
 """Labelled prompts that speak for a new one."""
-
-faiss.omp_set_num_threads(
-    1
-)  # a search takes a third of a millisecond; its threads would take the engine's cores
 
 
 class OutcomeIndex:
@@ -38,5 +35,5 @@ class OutcomeIndex:
         count = min(NEAREST, len(self))
         if not count:
             return np.zeros((len(queries), 0), np.int64)
-        _, hits = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), count)
-        return np.asarray(hits, dtype=np.int64)
+        _, hits = search(self._index, np.ascontiguousarray(queries, dtype=np.float32), count)
+        return hits
