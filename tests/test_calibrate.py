@@ -7,8 +7,23 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from builders import clustered_rows, normalised, unit_rows
-from pointsman.decision.calibrate import FIXED_THRESHOLD, SURE, Calibration, Curve, calibrate
-from pointsman.decision.cross_fit import ABSENT, FOLDS, cross_fit, cross_fit_strays, folds_of, gap_of
+from pointsman.decision.calibrate import (
+    FIXED_THRESHOLD,
+    SURE,
+    Calibration,
+    Curve,
+    calibrate,
+    calibrate_held_out,
+)
+from pointsman.decision.cross_fit import (
+    ABSENT,
+    FOLDS,
+    CrossFitted,
+    cross_fit,
+    cross_fit_strays,
+    folds_of,
+    gap_of,
+)
 from pointsman.embedding.encoder import Rows
 from pointsman.index.exemplar_index import ExemplarIndex
 
@@ -159,6 +174,18 @@ def test_about_the_nominal_share_of_held_out_margins_is_rejected(rejection):
     margins = held.best - calibration.offsets[held.predicted]
     assert len(margins) == 300
     assert np.mean(margins < calibration.margin) == pytest.approx(rejection, abs=1 / 300)
+
+
+@pytest.mark.parametrize("exemplars", [20, 40, 300])
+def test_as_many_new_prompts_are_rejected_however_few_exemplars_there_are(exemplars):
+    generator, labels = np.random.default_rng(6), np.zeros(exemplars, np.int64)
+    known, gap = np.ones(exemplars, np.bool_), np.ones(exemplars, np.float32)
+    rejected = []  # of new prompts whose scores are spread evenly over [0, 1), as those of the exemplars
+    for _ in range(1000):
+        scores = generator.uniform(size=(exemplars, 1)).astype(np.float32)
+        held = CrossFitted(scores, labels, gap, known, second_head=False)
+        rejected.append(calibrate_held_out(held, labels, 0.05, None, 0.0).threshold(0))
+    assert np.mean(rejected) == pytest.approx(0.05, abs=0.005)
 
 
 def test_prompts_like_the_exemplars_are_rejected_about_as_often_as_asked():

@@ -18,7 +18,7 @@ from pointsman.embedding.encoder import Rows
 _SHRINK_WEIGHT = 20.0
 """Of the overall mean beside the exemplars of a class; where classes have more on average, as many. So no offset goes
 more than half its way. Chosen on CLINC150's validation split: with all 15,000 exemplars, the more the better."""
-SCORING = 3
+SCORING = 4
 """Number of the rule that thresholds and confidences come from: a promise made under another one is stale."""
 _LEAST_HELD_OUT = 10
 """Under this many held-out scores a 5 % quantile means nothing; the fixed threshold holds instead."""
@@ -78,8 +78,9 @@ def calibrate(
     """Calibrate on exemplars (n, d) with labels (n,): about `rejection` of in-scope prompts are refused.
 
     t_i is the held-out score of exemplar i for its own class; μ_c = (Σ t_i + w t̄) / (n_c + w), w = max(20, n̄);
-    d_i = S_p − μ_p for the chosen class p; τ is the `rejection` quantile of d. `out_of_scope` is the share
-    of prompts that confidence expects to be out of scope.
+    d_i = S_p − μ_p for the chosen class p; τ is the `rejection` quantile of d, at rank (n + 1) · `rejection` of
+    n: below it lies that share of new prompts, on average. `out_of_scope` is the share of prompts that confidence
+    expects to be out of scope.
     """
     held = cross_fit(rows, labels, classes)
     if held.known.sum() < _LEAST_HELD_OUT:
@@ -113,7 +114,8 @@ def calibrate_held_out(
         np.zeros((0, 2)) if strays is None else np.stack([_margins(strays, offsets), strays.gap], axis=1),
         out_of_scope,
     )
-    return Calibration(offsets, float(np.quantile(margins, rejection)), curve, held.second_head)
+    margin = float(np.quantile(margins, rejection, method="weibull"))  # rank (n + 1) · rejection
+    return Calibration(offsets, margin, curve, held.second_head)
 
 
 def _margins(held: CrossFitted, offsets: NDArray[np.float64]) -> NDArray[np.float64]:
