@@ -22,8 +22,9 @@ from tokenizers import Tokenizer
 
 import report
 from pointsman.artifacts.store import ArtifactStore
-from pointsman.embedding.build import DEFAULT_MODEL, GRAPH, TOKENIZER, default_graph, fold_weights
+from pointsman.embedding.build import DEFAULT_MODEL, GRAPH, TOKENIZER, default_graph
 from pointsman.embedding.encoder import Encoder, Rows
+from pointsman.embedding.graph import fold_weights, fuse, quantise
 from pointsman.embedding.onnx_encoder import MAX_TOKENS, OnnxEncoder
 from pointsman.sections import default_threads
 from pointsman.settings import load
@@ -39,7 +40,8 @@ _SINGLES = 10
 """Times the short prompt runs in one turn, after two runs that do not count."""
 _INTENTS = Path(__file__).resolve().parents[1] / "intents"
 FP32 = "ONNX fp32"
-SHIPPED = "ONNX int8 dynamic, per channel"
+SHIPPED = "ONNX int8 dynamic, per channel, fused"
+UNFUSED = "ONNX int8 dynamic, per channel, operators as exported and as ONNX Runtime fuses them by itself"
 
 Encode = Callable[[Sequence[str]], Rows]
 
@@ -49,7 +51,7 @@ class Variant:
     """One encoder and what was measured of it."""
 
     name: str
-    encoder: Encoder
+    encoder: "Encoder | PaddedGraph"
     encode_batch: Encode  # as one padded batch, texts in the order given
     single_ms: list[float] = field(default_factory=list)
     alone_s: float = 0.0
@@ -154,19 +156,24 @@ def _texts() -> list[str]:
 
 def _onnx_variants(store: ArtifactStore, scratch: Path, threads: int) -> list[Variant]:
     published, tokenizer = store.fetch(GRAPH), store.fetch(TOKENIZER)
-    folded, per_tensor = scratch / "folded.onnx", scratch / "per_tensor.onnx"
+    steps = ("folded", "fused", "per_tensor", "exported")
+    folded, fused, per_tensor, exported = (scratch / f"{step}.onnx" for step in steps)
     fold_weights(published, folded)
-    _quantise_per_tensor(folded, per_tensor)
+    fuse(folded, fused)
+    _quantise_per_tensor(fused, per_tensor)
+    quantise(folded, exported)
     graphs = {
         FP32: folded,
         "ONNX int8 weights only, as published": published,
-        "ONNX int8 dynamic, per tensor": per_tensor,
+        "ONNX int8 dynamic, per tensor, fused": per_tensor,
         SHIPPED: default_graph(store),
     }
-    return [
+    variants = [
         Variant(name, OnnxEncoder(path, tokenizer, threads), PaddedGraph(path, tokenizer, threads).encode)
         for name, path in graphs.items()
     ]
+    plain = PaddedGraph(exported, tokenizer, threads)
+    return [*variants[:-1], Variant(UNFUSED, plain, plain.encode), variants[-1]]
 
 
 def _quantise_per_tensor(source: Path, target: Path) -> None:

@@ -12,9 +12,10 @@ import yaml
 
 from harness import on_a_small_disk
 from pointsman.artifacts.store import ArtifactStore
-from pointsman.embedding.build import GRAPH, TOKENIZER, default_graph, fold_weights
+from pointsman.embedding.build import GRAPH, TOKENIZER, default_graph
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Encoder, Rows
+from pointsman.embedding.graph import fold_weights
 from pointsman.embedding.load import load_encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.embedding.reading import read_of

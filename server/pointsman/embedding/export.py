@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from pointsman.artifacts.disk import writing
-from pointsman.embedding.build import _quantise as quantise
 from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE
 from pointsman.embedding.encoder import Rows
+from pointsman.embedding.graph import fuse, quantise
 from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.embedding.tune import embed
 from pointsman.errors import ArtifactError
@@ -56,12 +56,13 @@ def export(model: Any, folder: Path, texts: Sequence[str]) -> Exported:
     texts = [text[:_CHARACTERS] for text in texts[:_CHECKED]]
     reference = embed(model, texts)
     with writing(str(folder / GRAPH_FILE), folder), TemporaryDirectory(dir=folder) as name:
-        exact, small = Path(name) / "exact.onnx", Path(name) / "small.onnx"
+        exact, fused, small = (Path(name) / f"{step}.onnx" for step in ("exact", "fused", "small"))
         _export_graph(model, exact)
         cosine = _cosine(exact, folder, texts, reference)
         if cosine < _LEAST_EXACT:
             raise ArtifactError(f"the exported graph is not the model: mean cosine to torch {cosine:.4f}")
-        quantise(exact, small)
+        fuse(exact, fused)
+        quantise(fused if _cosine(fused, folder, texts, reference) >= _LEAST_EXACT else exact, small)
         small_cosine = _cosine(small, folder, texts, reference)
         quantised = small_cosine >= LEAST_COSINE
         (small if quantised else exact).replace(folder / GRAPH_FILE)
