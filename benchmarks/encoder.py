@@ -25,7 +25,7 @@ from pointsman.artifacts.store import ArtifactStore
 from pointsman.embedding.build import DEFAULT_MODEL, GRAPH, TOKENIZER, default_graph
 from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.embedding.graph import fold_weights, fuse, quantise
-from pointsman.embedding.onnx_encoder import MAX_TOKENS, OnnxEncoder
+from pointsman.embedding.onnx_encoder import MAX_TOKENS, SLOWER_FUSIONS, OnnxEncoder
 from pointsman.sections import default_threads
 from pointsman.settings import load
 
@@ -62,11 +62,15 @@ class Variant:
 class PaddedGraph:
     """What the package does not do: several texts in one run, padded to the longest."""
 
-    def __init__(self, model: Path, tokenizer: Path, threads: int) -> None:
+    def __init__(
+        self, model: Path, tokenizer: Path, threads: int, disabled: Sequence[str] = SLOWER_FUSIONS
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as the package has it
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
+        )
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.enable_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
@@ -172,16 +176,18 @@ def _onnx_variants(store: ArtifactStore, scratch: Path, threads: int) -> list[Va
         Variant(name, OnnxEncoder(path, tokenizer, threads), PaddedGraph(path, tokenizer, threads).encode)
         for name, path in graphs.items()
     ]
-    plain = PaddedGraph(exported, tokenizer, threads)
+    plain = PaddedGraph(exported, tokenizer, threads, disabled=())
     return [*variants[:-1], Variant(UNFUSED, plain, plain.encode), variants[-1]]
 
 
 def _quantise_per_tensor(source: Path, target: Path) -> None:
+    from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    known = {"DefaultTensorType": TensorProto.FLOAT}
     logging.disable(logging.WARNING)  # it advises a preprocessing step that needs torch
     try:
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=False)
+        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=False, extra_options=known)
     finally:
         logging.disable(logging.NOTSET)
 

@@ -202,18 +202,25 @@ def test_a_built_graph_that_nothing_vouches_for_is_built_again(own_store) -> Non
 
 BUILD = """
 import sys
+sys.modules.update(torch=None, sympy=None, onnxscript=None)  # serving does not install them
 from pathlib import Path
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.embedding.build import default_graph
 from pointsman.errors import ArtifactError
 try:
-    default_graph(ArtifactStore(Path(sys.argv[1]), Path()))
+    print(default_graph(ArtifactStore(Path(sys.argv[1]), Path())))
 except ArtifactError as error:
     print(error)
 """
 
 
-@pytest.mark.parametrize("mib", [1, 100], ids=["folding", "quantising"])
+def test_the_default_graph_is_built_by_what_serving_installs(own_store) -> None:
+    command = [sys.executable, "-c", BUILD, str(own_store.models_dir)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.strip() == str(default_graph(own_store))
+
+
+@pytest.mark.parametrize("mib", [1, 100, 200], ids=["folding", "fusing", "quantising"])
 def test_a_disk_without_room_for_the_built_graph_is_an_error_that_names_it(own_store, mib) -> None:
     folder = own_store.models_dir / "built"
     folder.mkdir()

@@ -4,10 +4,12 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import yaml
 from hypothesis import given
@@ -306,6 +308,8 @@ def test_the_exported_graph_is_the_tuned_model(store, lessons, tmp_path) -> None
     assert exported.quantised
     assert exported.cosine >= 0.99
     assert (tmp_path / "model.onnx").stat().st_size < 24 << 20
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node)
+    assert operators["QAttention"] == operators["Gelu"] == 6  # one a layer
     from pointsman.embedding.onnx_encoder import OnnxEncoder
 
     served = OnnxEncoder(tmp_path / "model.onnx", tmp_path / "tokenizer.json", 1)
@@ -316,6 +320,23 @@ def test_the_exported_graph_is_the_tuned_model(store, lessons, tmp_path) -> None
     assert cosines.min() > 0.97
     # Nearer to the tuned model than to what it was.
     assert cosines[:-1].mean() > (before[20:] * embed(model, texts[:-1])).sum(axis=1).mean() + 0.01
+
+
+@pytest.mark.reference
+def test_a_graph_that_cannot_be_fused_is_exported_as_it_is(
+    store, lessons, tmp_path, monkeypatch, log_lines
+) -> None:
+    from pointsman.embedding.export import export
+
+    def break_down(source: Path, target: Path) -> None:
+        raise AssertionError("two Gathers where one was expected")
+
+    monkeypatch.setattr("pointsman.embedding.export.fuse", break_down)
+    exported = export(load_trainable(DEFAULT, store, 1), tmp_path, lessons.texts[:20])
+    assert exported.quantised
+    assert [line["error"] for line in log_lines if line["event"] == "encoder.not_fused"] == [
+        "AssertionError: two Gathers where one was expected"
+    ]
 
 
 @pytest.mark.reference

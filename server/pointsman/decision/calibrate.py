@@ -79,8 +79,8 @@ def calibrate(
 
     t_i is the held-out score of exemplar i for its own class; μ_c = (Σ t_i + w t̄) / (n_c + w), w = max(20, n̄);
     d_i = S_p − μ_p for the chosen class p; τ is the `rejection` quantile of d, at rank (n + 1) · `rejection` of
-    n: below it lies that share of new prompts, on average. `out_of_scope` is the share of prompts that confidence
-    expects to be out of scope.
+    n, and 1 at least: below it lies that share of new prompts, on average. `out_of_scope` is the share of prompts
+    that confidence expects to be out of scope.
     """
     held = cross_fit(rows, labels, classes)
     if held.known.sum() < _LEAST_HELD_OUT:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import structlog
 
 from pointsman.artifacts.disk import writing
 from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE
@@ -21,6 +22,7 @@ from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.embedding.tune import embed
 from pointsman.errors import ArtifactError
 
+_log = structlog.get_logger()
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _OPSET = 17
 LEAST_COSINE = 0.99
@@ -61,12 +63,25 @@ def export(model: Any, folder: Path, texts: Sequence[str]) -> Exported:
         cosine = _cosine(exact, folder, texts, reference)
         if cosine < _LEAST_EXACT:
             raise ArtifactError(f"the exported graph is not the model: mean cosine to torch {cosine:.4f}")
-        fuse(exact, fused)
-        quantise(fused if _cosine(fused, folder, texts, reference) >= _LEAST_EXACT else exact, small)
+        if _fused(exact, fused, folder, texts, reference):
+            exact = fused
+        quantise(exact, small)
         small_cosine = _cosine(small, folder, texts, reference)
         quantised = small_cosine >= LEAST_COSINE
         (small if quantised else exact).replace(folder / GRAPH_FILE)
     return Exported(small_cosine if quantised else cosine, quantised)
+
+
+def _fused(exact: Path, fused: Path, folder: Path, texts: Sequence[str], reference: Rows) -> bool:
+    """Write the graph with its operators fused, and return whether it still is the model: fusing only saves time."""
+    try:
+        fuse(exact, fused)
+        return _cosine(fused, folder, texts, reference) >= _LEAST_EXACT
+    except OSError:  # a full disk is the caller's to tell
+        raise
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's, of many kinds, for a shape of model it did not expect
+        _log.warning("encoder.not_fused", error=f"{type(error).__name__}: {error}")
+        return False
 
 
 def _cosine(graph: Path, folder: Path, texts: Sequence[str], reference: Rows) -> float:

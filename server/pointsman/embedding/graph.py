@@ -18,7 +18,8 @@ from pointsman.artifacts.disk import full
 from pointsman.errors import ArtifactError
 
 _DOMAIN, _MASK = "com.microsoft", "mask"
-_SPLITTING = {"Reshape", "Transpose", "Mul"}
+_MERGING = {"Reshape", "Transpose"}
+_SPLITTING = _MERGING | {"Mul"}
 """What stands between rows and heads; the product is by a constant that scales scores."""
 
 
@@ -49,7 +50,8 @@ def fold_weights(source: Path, target: Path) -> None:
 def fuse(source: Path, target: Path) -> None:
     """Rewrite a BERT-shaped graph so that each attention, and each GELU, is one operator of ONNX Runtime.
 
-    What is written in a way that neither ONNX Runtime's optimizer nor `_fuse_attention` knows stays as it is.
+    What is written in a way that neither ONNX Runtime's optimizer nor `_fuse_attention` knows stays as it is. Whether
+    the graph computes what it did is for the caller to see: what is added to scores is taken for the mask of padding.
     """
     import onnx
     from onnxruntime.transformers.fusion_options import FusionOptions
@@ -59,6 +61,7 @@ def fuse(source: Path, target: Path) -> None:
     _fuse_attention(model)
     onnx.save(model, target)
     options = FusionOptions("bert")
+    options.enable_shape_inference = False  # needs sympy
     options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False  # slower on a CPU
     options.enable_bias_gelu = False  # in int8, the product before it adds the bias
     fused = optimize_model(str(target), "bert", optimization_options=options, opt_level=0)
@@ -140,15 +143,17 @@ class _Graph:
         """
         guarded = next(node for node in self._readers[softmax.output[0]] if node.op_type == "Where")
         mixed = self._readers[guarded.output[0]][0]
-        scores = self._made[self._made[softmax.input[0]].input[0]]
+        masked = self._made[softmax.input[0]]
+        scores = self._made[masked.input[0]]
         q, k, v = map(self._projection, (*scores.input, mixed.input[1]))
         last = mixed
-        while following := [node for node in self._readers[last.output[0]] if node.op_type in _SPLITTING]:
+        while following := [node for node in self._readers[last.output[0]] if node.op_type in _MERGING]:
             last = following[0]
-        if not (q.rows == k.rows == v.rows and scores.op_type == mixed.op_type == "MatMul"):
+        operators = [node.op_type for node in (scores, masked, mixed)]
+        if operators != ["MatMul", "Add", "MatMul"] or not q.rows == k.rows == v.rows or v.scale != 1.0:
             raise ValueError(softmax.name)
         weight, bias = np.hstack([q.weight, k.weight, v.weight]), np.hstack([q.bias, k.bias, v.bias])
-        return _Attention(q.rows, weight, bias, len(q.bias) // q.size, q.scale * k.scale * v.scale, last)
+        return _Attention(q.rows, weight, bias, len(q.bias) // q.size, q.scale * k.scale, last)
 
     def _projection(self, name: str) -> _Projection:
         node = split = self._made[name]

@@ -14,7 +14,7 @@ from pointsman.embedding.long_text import RULE, head, tail
 
 MAX_TOKENS = 256
 """Where all-MiniLM-L6-v2 was trained to stop reading, with the two tokens that mark begin and end."""
-_SLOWER = ["SkipLayerNormFusion"]
+SLOWER_FUSIONS = ["SkipLayerNormFusion"]
 """ONNX Runtime's sum and layer norm in one take four times as long on a CPU as one after the other: 0.3 ms a prompt."""
 
 
@@ -34,7 +34,7 @@ class OnnxEncoder:
         # Spinning threads take the core that the local engine decodes on.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOWER
+            model, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER_FUSIONS
         )
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
