@@ -32,8 +32,7 @@ ROOT = Path(__file__).parent.parent
 class Served:
     process: subprocess.Popen[str]
     log: Path
-    port: int
-    metrics_port: int
+    port: int = 0
 
     def lines(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
@@ -67,14 +66,10 @@ def _environment(site: Site, **settings: str) -> dict[str, str]:
 
 @contextmanager
 def _serve(site: Site, *, prefix: tuple[str, ...] = (), **settings: str) -> Iterator[Served]:
-    port, metrics_port = _free_port(), _free_port()
     log = site.root / "log"
-    environment = _environment(
-        site,
-        SERVER__ADDRESS=f"127.0.0.1:{port}",
-        SERVER__METRICS_ADDRESS=f"127.0.0.1:{metrics_port}",
-        **settings,
-    )
+    # A port that is found free first may be taken by its own engine before it listens.
+    listeners = {"SERVER__ADDRESS": "127.0.0.1:0", "SERVER__METRICS_ADDRESS": ""}
+    environment = _environment(site, **listeners | settings)
     with log.open("w") as sink:
         process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "pointsman", "serve"],
@@ -83,13 +78,14 @@ def _serve(site: Site, *, prefix: tuple[str, ...] = (), **settings: str) -> Iter
             cwd=site.root,
             text=True,
         )
-    served = Served(process, log, port, metrics_port)
+    served = Served(process, log)
     try:
         deadline = time.monotonic() + 60
         while not served.events("server.ready"):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
+        served.port = int(str(served.events("server.ready")[0]["port"]))
         yield served
     finally:
         process.kill()
@@ -173,12 +169,14 @@ def test_one_line_a_request_without_its_text_unless_switched_on(site: Site) -> N
 
 
 def test_metrics_count_on_their_own_port(site: Site) -> None:
-    with _serve(site.fill()) as served, Client(f"127.0.0.1:{served.port}") as client:
+    address = f"127.0.0.1:{_free_port()}"
+    served_with_metrics = _serve(site.fill(), SERVER__METRICS_ADDRESS=address)
+    with served_with_metrics as served, Client(f"127.0.0.1:{served.port}") as client:
         client.route("refund my order")
         list(client.generate("refund my order", None, router_pb2.Sampling(max_tokens=3)))
         with pytest.raises(grpc.RpcError):
             client.route("")
-        with urllib.request.urlopen(f"http://127.0.0.1:{served.metrics_port}/metrics", timeout=5) as reply:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as reply:
             text = reply.read().decode()
     for sample in (
         'pointsman_rpc_total{code="OK",method="Route"} 1.0',
