@@ -5,7 +5,6 @@ All variants take turns in one run (A B C A B C ...), so a busy moment of the ma
 
 import argparse
 import importlib.util
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,7 +163,7 @@ def _onnx_variants(store: ArtifactStore, scratch: Path, threads: int) -> list[Va
     folded, fused, per_tensor, exported = (scratch / f"{step}.onnx" for step in steps)
     fold_weights(published, folded)
     fuse(folded, fused)
-    _quantise_per_tensor(fused, per_tensor)
+    quantise(fused, per_tensor, per_channel=False)
     quantise(folded, exported)
     graphs = {
         FP32: folded,
@@ -178,18 +177,6 @@ def _onnx_variants(store: ArtifactStore, scratch: Path, threads: int) -> list[Va
     ]
     plain = PaddedGraph(exported, tokenizer, threads, disabled=())
     return [*variants[:-1], Variant(UNFUSED, plain, plain.encode), variants[-1]]
-
-
-def _quantise_per_tensor(source: Path, target: Path) -> None:
-    from onnx import TensorProto
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    known = {"DefaultTensorType": TensorProto.FLOAT}
-    logging.disable(logging.WARNING)  # it advises a preprocessing step that needs torch
-    try:
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=False, extra_options=known)
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _add_sentence_transformers(variants: list[Variant], threads: int) -> str | None:

@@ -55,17 +55,15 @@ def fuse(source: Path, target: Path) -> None:
     """
     import onnx
     from onnxruntime.transformers.fusion_options import FusionOptions
-    from onnxruntime.transformers.optimizer import optimize_model
+    from onnxruntime.transformers.optimizer import optimize_by_fusion
 
     model = onnx.load(source)
     _fuse_attention(model)
-    onnx.save(model, target)
     options = FusionOptions("bert")
     options.enable_shape_inference = False  # needs sympy
     options.enable_skip_layer_norm = options.enable_bias_skip_layer_norm = False  # slower on a CPU
     options.enable_bias_gelu = False  # in int8, the product before it adds the bias
-    fused = optimize_model(str(target), "bert", optimization_options=options, opt_level=0)
-    fused.save_model_to_file(str(target))
+    optimize_by_fusion(model, "bert", optimization_options=options).save_model_to_file(str(target))
 
 
 def _fuse_attention(model: Any) -> None:
@@ -79,16 +77,16 @@ def _fuse_attention(model: Any) -> None:
     graph = _Graph(model.graph)
     for number, softmax in enumerate(node for node in model.graph.node if node.op_type == "Softmax"):
         try:
-            found = graph.attention_around(softmax)
+            found, last = graph.attention_around(softmax)
         except (KeyError, IndexError, StopIteration, TypeError, ValueError):  # written in another way
             continue
         names = f"attention_{number}_weight", f"attention_{number}_bias"
         model.graph.initializer.extend(map(numpy_helper.from_array, (found.weight, found.bias), names))
-        inputs, outputs = [found.rows, *names, _MASK], list(found.last.output)
+        inputs, outputs = [found.rows, *names, _MASK], list(last.output)
         attention = helper.make_node(
             "Attention", inputs, outputs, domain=_DOMAIN, num_heads=found.heads, scale=found.scale
         )
-        found.last.CopyFrom(attention)
+        last.CopyFrom(attention)
     if any(node.op_type == "Attention" for node in model.graph.node):
         model.graph.node.insert(
             0, helper.make_node("Cast", ["attention_mask"], [_MASK], to=TensorProto.INT32)
@@ -97,25 +95,16 @@ def _fuse_attention(model: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Attention:
-    """Of rows by that name: q, k and v as one weight (d, 3d) and bias (3d,). `last` is the node that ends it."""
+class _Projection:
+    """Of rows by that name: weight (d, d) and bias (d,), split into heads, times a scale.
+
+    Of an attention, (d, 3d) and (3d,): those for q, k and v side by side.
+    """
 
     rows: str
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     heads: int
-    scale: float
-    last: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Projection:
-    """Of rows by that name: weight (d, d) and bias (d,), split into heads of a size, times a scale."""
-
-    rows: str
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    size: int
     scale: float
 
 
@@ -134,8 +123,8 @@ class _Graph:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 self._constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
 
-    def attention_around(self, softmax: Any) -> _Attention:
-        """Return the attention that a Softmax belongs to.
+    def attention_around(self, softmax: Any) -> tuple[_Projection, Any]:
+        """Return the projections of the attention that a Softmax belongs to, and the node that ends it.
 
         Raises:
             KeyError, IndexError, StopIteration, TypeError, ValueError: it is written in another way.
@@ -153,7 +142,7 @@ class _Graph:
         if operators != ["MatMul", "Add", "MatMul"] or not q.rows == k.rows == v.rows or v.scale != 1.0:
             raise ValueError(softmax.name)
         weight, bias = np.hstack([q.weight, k.weight, v.weight]), np.hstack([q.bias, k.bias, v.bias])
-        return _Attention(q.rows, weight, bias, len(q.bias) // q.size, q.scale * k.scale, last)
+        return _Projection(q.rows, weight, bias, q.heads, q.scale * k.scale), last
 
     def _projection(self, name: str) -> _Projection:
         node = split = self._made[name]
@@ -165,11 +154,12 @@ class _Graph:
         bias, product = sorted(node.input, key=lambda name: name not in self._constants)
         rows, weight = self._made[product].input
         size = self._constants[self._made[split.input[1]].input[-1]]
-        return _Projection(rows, self._constants[weight], self._constants[bias], int(size[0]), scale)
+        heads = self._constants[bias].size // int(size[0])
+        return _Projection(rows, self._constants[weight], self._constants[bias], heads, scale)
 
 
-def quantise(source: Path, target: Path) -> None:
-    """Rewrite an fp32 graph so that it multiplies in int8, with a scale for each channel.
+def quantise(source: Path, target: Path, *, per_channel: bool = True) -> None:
+    """Rewrite an fp32 graph so that it multiplies in int8, with a scale for each channel or tensor.
 
     Raises:
         ArtifactError: it cannot be quantised, perhaps for want of room on a disk.
@@ -184,7 +174,9 @@ def quantise(source: Path, target: Path) -> None:
     try:
         # What ONNX Runtime's own operators return, shape inference does not know.
         known = {"DefaultTensorType": TensorProto.FLOAT}
-        quantize_dynamic(source, target, weight_type=QuantType.QInt8, per_channel=True, extra_options=known)
+        quantize_dynamic(
+            source, target, weight_type=QuantType.QInt8, per_channel=per_channel, extra_options=known
+        )
     except DecodeError as error:  # its scratch files are written without a look at whether they could be
         rooms = full(target.parent, Path(gettempdir()))
         raise ArtifactError(f"{source}: cannot be quantised: {error}; perhaps {rooms}") from error
