@@ -89,6 +89,14 @@ class Exemplars:
         texts = tuple(text for text, keep in zip(self.texts, kept.tolist(), strict=True) if keep)
         return Exemplars(texts, self.rows[kept], self.labels[kept], self.classes)
 
+    def named(self, names: Sequence[str], rows: NDArray[np.float32]) -> "Exemplars":
+        """Return these with the name of each class (C,), of rows (C, d), as its last exemplar."""
+        labels = np.concatenate([self.labels, np.arange(self.classes)])
+        order = np.argsort(labels, kind="stable")
+        texts = (*self.texts, *names)
+        together = np.concatenate([self.rows, rows])[order]
+        return Exemplars(tuple(texts[i] for i in order), together, labels[order], self.classes)
+
 
 @dataclass(frozen=True, slots=True)
 class Hits:
@@ -124,6 +132,25 @@ class Lesson:
     labels: Labels
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Exemplars with or without names: those that are there while it is fitted, and all.
+
+    taught, asked: the nearest of the first to the fit texts, of the others to the queries
+    """
+
+    present: Exemplars
+    exemplars: Exemplars
+    taught: Hits
+    asked: Hits
+
+    @classmethod
+    def of(
+        cls, present: Exemplars, exemplars: Exemplars, lesson: Lesson, queries: NDArray[np.float32]
+    ) -> "Pool":
+        return cls(present, exemplars, _nearest(present, lesson.rows), _nearest(exemplars, queries))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
@@ -133,26 +160,35 @@ def main() -> None:
         labels = rows["labels"]
         order = np.argsort(labels, kind="stable")
         texts = tuple(task["exemplars"][i] for i in order)
-        exemplars = Exemplars(texts, rows["exemplars"][order], labels[order], task["classes"])
+        names = tuple(task["names"])
+        exemplars = Exemplars(texts, rows["exemplars"][order], labels[order], len(names))
         present = exemplars.only(rows["kept"][order])
+        words = rows["names"]
         lesson = Lesson(tuple(task["fit"]), rows["fit"], rows["fit_labels"])
         queries = rows["queries"]
     encoder = Known(
         rows={
             **dict(zip(exemplars.texts, exemplars.rows, strict=True)),
             **dict(zip(lesson.texts, lesson.rows, strict=True)),
+            **dict(zip(names, words, strict=True)),
             **dict(zip(task["queries"], queries, strict=True)),
         }
     )
-    taught, asked = _nearest(present, lesson.rows), _nearest(exemplars, queries)
-    chosen = max(SETTINGS, key=lambda setting: _promise(taught, lesson, setting, exemplars.classes))
+    plain = Pool.of(present, exemplars, lesson, queries)
+    named = Pool.of(present.named(names, words), exemplars.named(names, words), lesson, queries)
+
+    def best_of(settings: Sequence[Setting]) -> tuple[Setting, Pool]:
+        every = [(setting, pool) for setting in settings for pool in (plain, named)]
+        return max(every, key=lambda one: _promise(one[1].taught, lesson, one[0], len(names)))
+
     answers, facts = {}, {}
-    for name, setting in {"mean": MEAN, "max": MAX, "chosen": chosen}.items():
-        curve, seconds = _fit(encoder, present, lesson, setting, taught)
-        learnt = _outcome(taught, lesson, setting, exemplars.classes)
+    for name, settings in {"mean": (MEAN,), "max": (MAX,), "chosen": SETTINGS}.items():
+        setting, pool = best_of(settings)
+        curve, seconds = _fit(encoder, pool.present, lesson, setting, pool.taught)
+        learnt = _outcome(pool.taught, lesson, setting, len(names))
         confidence = curve(learnt.scores)
         flat = Calibrator.fit(learnt.scores, learnt.right.astype(float), "isotonic")
-        best, scores = asked.top(setting, exemplars.classes)
+        best, scores = pool.asked.top(setting, len(names))
         bars = {
             "best": _best_bar(confidence, learnt),
             "default": DEFAULT_BAR,
@@ -167,13 +203,14 @@ def main() -> None:
             scores,
             sure,
         )
-        router = _router(encoder, exemplars, setting, curve)
+        router = _router(encoder, pool.exemplars, setting, curve)
         router.confidence_threshold = bars["best"]
         _check(router, task["queries"], best, sure, bars["best"])
         facts[name] = {
             "aggregation": setting.aggregation,
             "top_k": setting.top_k,
             "method": setting.method,
+            "named": pool is named,
             "fit_s": seconds,
         }
     np.savez(folder / "answers.npz", **answers)

@@ -1,6 +1,7 @@
 """Routing quality on CLINC150 and BANKING77: the package's own encoder, index and calibration beside a peer.
 
-aurelio semantic-router gets the same vectors of the same exemplars, and more labels (benchmarks/aurelio_quality.py).
+aurelio semantic-router gets the same vectors of the same exemplars and names, and more labels
+(benchmarks/aurelio_quality.py).
 The test splits are read here and nowhere else, once, to print the table; nothing is chosen by them.
 """
 
@@ -32,6 +33,7 @@ from pointsman.embedding.encoder import Rows
 from pointsman.embedding.load import load_encoder
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.settings import load
+from pointsman.values.catalog import Intent
 from quality_table import THRESHOLDS, Figures, Peer, Result, Results, render
 
 ABOUT = """\
@@ -73,17 +75,23 @@ class Part:
 class Corpus:
     """One data set: n texts with rows (n, d) and labels (n,), and the row numbers of its splits.
 
+    words: (C,), the names of its intents as words, with rows (C, d)
     traffic: labelled prompts that are neither exemplars nor test; empty where the data set has none
     """
 
     name: str
-    classes: int
+    words: tuple[str, ...]
+    names: Rows
     texts: tuple[str, ...]
     rows: Rows
     labels: Labels
     train: Labels
     test: Labels
     traffic: Labels
+
+    @property
+    def classes(self) -> int:
+        return len(self.words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +196,13 @@ def _corpus(name: str, splits: Iterable[Pairs], cache: EmbeddingCache, limit: in
     known = numbers[2]
     kept = _draw(labels[known], range(len(intents)), _TRAFFIC)
     numbers[2] = np.concatenate([known[kept], known[labels[known] == NONE]])
-    return Corpus(name, len(intents), texts, _embed(name, texts, cache), labels, *numbers)
+    words = words_of(intents)
+    return Corpus(name, words, cache.encode(words), texts, _embed(name, texts, cache), labels, *numbers)
+
+
+def words_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return names of intents as the service reads them."""
+    return tuple(Intent(name, "", ()).words for name in names)
 
 
 def _cut(pairs: Pairs, limit: int | None) -> Pairs:
@@ -231,20 +245,18 @@ def _measure(corpus: Corpus, exemplars: Labels, peer: Path | None) -> Result:
     _say(f"{name}: pointsman")
     rows, labels, queries = corpus.rows[exemplars], corpus.labels[exemplars], corpus.rows[corpus.test]
     begun = perf_counter()
-    calibration = calibrate(rows, labels, corpus.classes, REJECTION, OUT_OF_SCOPE)
-    index = ExemplarIndex(rows, labels, corpus.classes, second_head=calibration.second_head)
-    verdicts = _judge(index, calibration, queries, perf_counter() - begun)
-    ours = one = _figures(corpus, verdicts)
+    router = _fit(rows, labels, corpus.names)
+    verdicts = _judge(*router, queries, perf_counter() - begun)
+    ours = one = plain = _figures(corpus, verdicts)
+    calibration = router[1]
     if calibration.second_head:
-        plain = _one_head(rows, labels, corpus.classes)
-        verdicts_one = _judge(ExemplarIndex(rows, labels, corpus.classes), plain, queries, float("nan"))
-        one = _figures(corpus, verdicts_one)
+        one = _figures(corpus, _judge(*_fit_one_head(rows, labels, corpus.names), queries))
+    if calibration.named:
+        plain = _figures(corpus, _judge(*_fit(rows, labels, corpus.names, named=False), queries))
     lesson = _lesson(corpus, exemplars)
     if not lesson.kept.all():
-        rows, labels = rows[lesson.kept], labels[lesson.kept]
-        calibration = calibrate(rows, labels, corpus.classes, REJECTION, OUT_OF_SCOPE)
-        index = ExemplarIndex(rows, labels, corpus.classes, second_head=calibration.second_head)
-    taught = _judge(index, calibration, corpus.rows[lesson.fit], float("nan"))
+        router = _fit(rows[lesson.kept], labels[lesson.kept], corpus.names)
+    taught = _judge(*router, corpus.rows[lesson.fit])
     line = fit_line(_logit(taught.confidence), taught.predicted == corpus.labels[lesson.fit])
     confidence = sigmoid(line[0] * _logit(verdicts.confidence) + line[1])
     labelled = _figures(corpus, replace(verdicts, confidence=confidence))
@@ -252,14 +264,42 @@ def _measure(corpus: Corpus, exemplars: Labels, peer: Path | None) -> Result:
     if peer:
         _say(f"{name}: semantic-router")
         peers = _ask_peer(corpus, exemplars, lesson, peer)
-    return Result(ours, one, labelled, calibration.second_head, peers)
+    return Result(ours, one, plain, labelled, calibration.second_head, calibration.named, peers)
+
+
+def _fit(rows: Rows, labels: Labels, names: Rows, *, named: bool = True) -> tuple[ExemplarIndex, Calibration]:
+    """Fit as the service does; not `named`: as if names had lost in cross-fitting."""
+    classes = len(names)
+    calibration = calibrate(rows, labels, classes, REJECTION, OUT_OF_SCOPE, names=names if named else None)
+    return _index(rows, labels, names, calibration), calibration
+
+
+def _fit_one_head(rows: Rows, labels: Labels, names: Rows) -> tuple[ExemplarIndex, Calibration]:
+    """Fit as if the second head had lost in cross-fitting."""
+    held = cross_fit(rows, labels, len(names), names)
+    held = replace(held, predicted=held.scores.argmax(axis=1), gap=gap_of(held.scores), second_head=False)
+    strays = cross_fit_strays(rows, labels, len(names), held, names)
+    calibration = calibrate_held_out(held, labels, REJECTION, strays, OUT_OF_SCOPE)
+    return _index(rows, labels, names, calibration), calibration
+
+
+def _index(rows: Rows, labels: Labels, names: Rows, calibration: Calibration) -> ExemplarIndex:
+    return ExemplarIndex(
+        rows,
+        labels,
+        len(names),
+        names=names if calibration.named else None,
+        second_head=calibration.second_head,
+    )
 
 
 def _logit(confidence: Floats) -> Floats:
     return np.asarray(np.log(confidence / (1 - confidence)))
 
 
-def _judge(index: ExemplarIndex, calibration: Calibration, queries: Rows, seconds: float) -> Verdicts:
+def _judge(
+    index: ExemplarIndex, calibration: Calibration, queries: Rows, seconds: float = float("nan")
+) -> Verdicts:
     found = index.score(queries)
     predicted = found.choice.argmax(axis=1)
     scores = found.scores[np.arange(len(predicted)), predicted].astype(np.float64)
@@ -269,14 +309,6 @@ def _judge(index: ExemplarIndex, calibration: Calibration, queries: Rows, second
     return Verdicts(predicted, certainty, confidence, certainty >= calibration.margin, seconds)
 
 
-def _one_head(rows: Rows, labels: Labels, classes: int) -> Calibration:
-    """Calibrate as if the second head had lost in cross-fitting."""
-    held = cross_fit(rows, labels, classes)
-    held = replace(held, predicted=held.scores.argmax(axis=1), gap=gap_of(held.scores), second_head=False)
-    strays = cross_fit_strays(rows, labels, classes, second_head=False)
-    return calibrate_held_out(held, labels, REJECTION, strays, OUT_OF_SCOPE)
-
-
 def _ask_peer(corpus: Corpus, exemplars: Labels, lesson: Lesson, python: Path) -> dict[str, Peer]:
     """Run semantic-router on exemplars (n,); it is told no test label."""
 
@@ -284,7 +316,7 @@ def _ask_peer(corpus: Corpus, exemplars: Labels, lesson: Lesson, python: Path) -
         return [corpus.texts[i] for i in numbers.tolist()]
 
     task = {
-        "classes": corpus.classes,
+        "names": corpus.words,
         "rejection": REJECTION,
         "exemplars": texts(exemplars),
         "fit": texts(lesson.fit),
@@ -295,6 +327,7 @@ def _ask_peer(corpus: Corpus, exemplars: Labels, lesson: Lesson, python: Path) -
         (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
         np.savez(
             folder / "rows.npz",
+            names=corpus.names,
             exemplars=corpus.rows[exemplars],
             labels=corpus.labels[exemplars],
             kept=lesson.kept,
@@ -342,7 +375,8 @@ def _peer(corpus: Corpus, name: str, facts: dict[str, Any], answers: Any) -> Pee
         for threshold in THRESHOLDS
     }
     method = "" if facts["method"] == "platt" else f", {facts['method']}"
-    return Peer(f"{facts['aggregation']} of top {facts['top_k']}{method}", figures)
+    names = ", with names" if facts["named"] else ""
+    return Peer(f"{facts['aggregation']} of top {facts['top_k']}{method}{names}", figures)
 
 
 def _figures(corpus: Corpus, verdicts: Verdicts) -> Figures:

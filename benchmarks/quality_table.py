@@ -67,14 +67,16 @@ class Peer:
 class Result:
     """One draw of exemplars. `peers` is empty where there was no peer to run.
 
-    one_head: with the second head off
+    one_head, nameless: with the second head off, and with names off
     labelled: with confidence fitted on the texts that the peer is fitted on
     """
 
     ours: Figures
     one_head: Figures
+    nameless: Figures
     labelled: Figures
     second_head: bool
+    named: bool
     peers: dict[str, Peer]
 
 
@@ -101,21 +103,34 @@ def _quality(results: Results) -> str:
             [
                 f"**{title}: {OURS}**",
                 *_cells([draw.ours for draw in draws], names),
-                _heads(draws),
+                _on([draw.second_head for draw in draws]),
+                _on([draw.named for draw in draws]),
                 str(AIMS[corpus, size]),
             ]
         )
         one = _cells([draw.one_head for draw in draws], names)
-        rows.append([f"{title}: {OURS}, second head off", *one, "off", report.NOTHING])
+        rows.append([f"{title}: {OURS}, second head off", *one, "off", *[report.NOTHING] * 2])
+        if any(draw.named for draw in draws):
+            nameless = _cells([draw.nameless for draw in draws], names)
+            rows.append([f"{title}: {OURS}, names off", *nameless, report.NOTHING, "off", report.NOTHING])
         for key, figures in _peer_figures(draws).items():
             name = f"{title}: {PEER}, {_setting(draws, key)}"
-            rows.append([name, *_cells(figures, names), report.NOTHING, report.NOTHING])
+            rows.append([name, *_cells(figures, names), *[report.NOTHING] * 3])
         if _peer_figures(draws):
             ahead = [f"{100 * _ahead(draws, name):+.1f}" for name in names[:3]]
             ahead = [report.NOTHING if "nan" in cell else cell for cell in ahead]
-            filler = [report.NOTHING] * 3
+            filler = [report.NOTHING] * 4
             rows.append([f"{title}: {OURS} ahead of the best of {PEER} by", *ahead, *filler])
-    headers = ["", "accuracy", "OOS AUROC", "joint accuracy", "in-scope rejected", "second head", "aim"]
+    headers = [
+        "",
+        "accuracy",
+        "OOS AUROC",
+        "joint accuracy",
+        "in-scope rejected",
+        "second head",
+        "names",
+        "aim",
+    ]
     return report.table(headers, rows)
 
 
@@ -181,11 +196,10 @@ def _setting(draws: Sequence[Result], key: str) -> str:
     return f"{' / '.join(settings)} ({PEERS[key]})"
 
 
-def _heads(draws: Sequence[Result]) -> str:
-    on = sum(draw.second_head for draw in draws)
+def _on(draws: Sequence[bool]) -> str:
     if len(draws) == 1:
-        return "on" if on else "off"
-    return f"on in {on} of {len(draws)}"
+        return "on" if draws[0] else "off"
+    return f"on in {sum(draws)} of {len(draws)}"
 
 
 def _ahead(draws: Sequence[Result], name: str) -> float:
@@ -233,7 +247,8 @@ least and the greatest.
 
 - {OURS}: `ExemplarIndex` and `calibrate` as shipped, at a nominal rejection of 5 %. Threshold, second head and \
 confidence come from the exemplars alone; no other label and no out-of-scope prompt is seen before the test.
-- second head: on where it wins in cross-fitting on the exemplars.
+- second head, names: on where they win in cross-fitting on the exemplars. Names: the name of each class, as words \
+(`card_arrival`: “card arrival”), is one more exemplar of it.
 - accuracy: in-scope test prompts whose best class is right, rejection left aside.
 - OOS AUROC: how often an in-scope test prompt is surer than an out-of-scope one. Surer: score less the class's \
 offset ({OURS}), score of the best route ({PEER}).
@@ -248,8 +263,8 @@ in out-of-scope test prompts, for which no class is right.
 fitted on. From exemplars alone, confidence reckons with one prompt in ten out of scope: in scope it is too low.
 
 **{PEER}** is aurelio semantic-router 1.1.1 (`IndexedRouter`, `LocalIndex`) on the same vectors of the same \
-exemplars, after its own `fit` (Platt), which needs labelled texts that are not exemplars. It has more labels than \
-{OURS} has:
+exemplars, after its own `fit` (Platt), which needs labelled texts that are not exemplars. It has the names as \
+utterances, too, where that does better on those texts ('with names'). It has more labels than {OURS} has:
 
 - CLINC150: 6 validation prompts an intent and the 200 out-of-scope prompts of the training and validation splits: \
 the mixture of the test, so that its thresholds meet what they were fitted for. More in-scope prompts would only \

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 import report
 from pointsman.artifacts.store import ArtifactStore
-from pointsman.decision.kept_out import calibrate_kept_out
+from pointsman.decision.calibrate import calibrate
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE
 from pointsman.embedding.encoder import Encoder, Rows
@@ -30,10 +30,10 @@ from pointsman.embedding.export import Exported, export
 from pointsman.embedding.load import load_encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.embedding.tune import Lessons, Recipe, Step, fine_tune, hold_out, load_trainable
-from pointsman.host.tuning import judge
+from pointsman.host.tuning import judge, names_help
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.settings import Settings, load
-from quality import FILES, REJECTION, SEEDS, SHOTS, Part, _auroc, _few
+from quality import FILES, REJECTION, SEEDS, SHOTS, Part, _auroc, _few, words_of
 
 ABOUT = """\
 The data is public and not part of this repository. --data names a folder with
@@ -56,6 +56,7 @@ class Data:
     """Texts to draw exemplars from, and those to measure on; `oos` is empty where the set has none.
 
     aims: by size
+    words: the names of its intents, as words
     """
 
     name: str
@@ -63,7 +64,11 @@ class Data:
     train: Lessons
     test: Lessons
     oos: tuple[str, ...]
-    classes: int
+    words: tuple[str, ...]
+
+    @property
+    def classes(self) -> int:
+        return len(self.words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,9 @@ def main() -> None:
                 _say(f"{name}, seed {seed}, frozen: {frozen[-1]}")
                 recipe = Recipe(seed=seed, threads=arguments.threads)
                 recipe = recipe if size == FEW else replace(recipe, epochs=FULL_PASSES)
-                tuned.append(_tune(data, exemplars, held, settings, store, recipe, frozen[-1]))
+                named = names_help(cache.encode, exemplars, data.words)
+                taught = exemplars.only(~held).named(data.words) if named else exemplars.only(~held)
+                tuned.append(_tune(data, exemplars, held, taught, settings, store, recipe, frozen[-1]))
                 _say(f"{name}, seed {seed}, tuned: {tuned[-1]}")
             rows += [
                 [f"{name}: frozen", *_cells(frozen), report.NOTHING],
@@ -148,14 +155,15 @@ def _legend(split: str, seeds: Sequence[int], tuned: Sequence[Tuned], threads: i
     adopted = sum(one.adopted for one in tuned)
     return f"""\
 In percent, on the {split} split; with {SHOTS} an intent the mean over seeds {", ".join(map(str, seeds))}, and in brackets the least \
-and the greatest. Columns as in quality.md; the second head is on where it wins in cross-fitting.
+and the greatest. Columns as in quality.md; second head and names are on where they win in cross-fitting.
 
-- tuned: on {1 - HOLDOUT:.0%} of the exemplars of every intent, at most {recipe.epochs} passes \
+- tuned: on {1 - HOLDOUT:.0%} of the exemplars of every intent, and on its name where names help the frozen encoder, at most {recipe.epochs} passes \
 ({FULL_PASSES} over a full set), \
 then mixed with {1 - recipe.tuned_share:.0%} of the published weights; the \
 other {HOLDOUT:.0%} chose the pass, decided on adoption, and set offsets and threshold (nominal rejection \
 {REJECTION:.0%}). All exemplars stand in the index.
-- kept-out exemplars right: those {HOLDOUT:.0%}, cross-fitted among all exemplars. A tuned encoder is adopted \
+- kept-out exemplars right: of those {HOLDOUT:.0%}, cross-fitted among all exemplars, both encoders as they would be \
+served. A tuned encoder is adopted \
 where it has more of them right: {adopted} of {len(tuned)}.
 - Tuning took {seconds} s with {threads} thread{"s" if threads != 1 else ""}, {passes} passes, export left out. \
 Cosine of the int8 graph to torch: {cosines}.
@@ -212,7 +220,7 @@ def _data(name: str, aims: dict[str, str], train: Pairs, test: Pairs, oos: tuple
         labels = np.array([number[intent] for _, intent in pairs], np.int64)
         return Lessons(tuple(text for text, _ in pairs), labels)
 
-    return Data(name, aims, lessons(train), lessons(test), oos, len(intents))
+    return Data(name, aims, lessons(train), lessons(test), oos, words_of(intents))
 
 
 _SIZES = {"few": (FEW,), "full": (FULL,), "all": (FULL, FEW)}
@@ -234,15 +242,16 @@ def _tune(
     data: Data,
     exemplars: Lessons,
     held: NDArray[np.bool_],
+    taught: Lessons,
     settings: Settings,
     store: ArtifactStore,
     recipe: Recipe,
     before: Figures,
 ) -> Tuned:
     model = load_trainable(settings.encoder.model, store, recipe.threads)
-    seen, kept_out = exemplars.only(~held), exemplars.only(held)
+    kept_out = exemplars.only(held)
     started = perf_counter()
-    epochs = fine_tune(model, seen, kept_out, recipe, _watch)
+    epochs = fine_tune(model, taught, kept_out, recipe, _watch)
     seconds = perf_counter() - started
     for epoch in epochs:
         _say(f"seed {recipe.seed}, {epoch}")
@@ -271,11 +280,18 @@ def _figures(
     seen: NDArray[np.bool_],
 ) -> Figures:
     """Measure an encoder that was tuned on the `seen` exemplars (none: frozen)."""
-    rows = encoder.encode([*exemplars.texts, *data.test.texts, *data.oos])
-    own, inside, outside = np.split(rows, np.cumsum([len(exemplars.texts), len(data.test.texts)]))
+    groups = exemplars.texts, data.words, data.test.texts, data.oos
+    rows = encoder.encode([text for group in groups for text in group])
+    own, names, inside, outside = np.split(rows, np.cumsum([len(group) for group in groups[:3]]))
     labels = exemplars.labels
-    calibration = calibrate_kept_out(own, labels, data.classes, REJECTION, 0.0, seen)
-    index = ExemplarIndex(own, labels, data.classes, second_head=calibration.second_head)
+    calibration = calibrate(own, labels, data.classes, REJECTION, 0.0, names=names, seen=seen)
+    index = ExemplarIndex(
+        own,
+        labels,
+        data.classes,
+        names=names if calibration.named else None,
+        second_head=calibration.second_head,
+    )
 
     def certainty(queries: Rows) -> tuple[Labels, NDArray[np.float64]]:
         found = index.score(queries)
@@ -294,7 +310,7 @@ def _figures(
         if data.oos
         else nan,
         rejected=float(1 - accepted.mean()),
-        right=judge(own, labels, ~held).right(labels) / int(held.sum()),
+        right=judge(encoder.encode, exemplars, data.words, ~held).right(labels) / int(held.sum()),
     )
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ from pointsman.values.catalog import Bounds, Catalog, Intent, Rule
 ENCODER = EncoderId("some-model", "e" * 64)
 
 
-def make_matcher(classes: int = 4, each: int = 12, *, second_head: bool | None = None) -> Matcher:
+def make_matcher(
+    classes: int = 4, each: int = 12, *, second_head: bool | None = None, named: bool = False
+) -> Matcher:
     intents = tuple(
         Intent(
             f"intent_{c}",
@@ -38,13 +41,14 @@ def make_matcher(classes: int = 4, each: int = 12, *, second_head: bool | None =
     exemplars = exemplars_of(catalog)
     generator = np.random.default_rng(0)
     rows = clustered_rows(generator, exemplars.labels, 32, 1.5)
-    calibration = calibrate(rows, exemplars.labels, classes, 0.05)
+    calibration = replace(calibrate(rows, exemplars.labels, classes, 0.05), named=named)
     index = ExemplarIndex(
         rows,
         exemplars.labels,
         classes,
         unit_rows(generator, 1, 32),
         exemplars.negative_labels,
+        names=unit_rows(generator, classes, 32) if named else None,
         second_head=calibration.second_head if second_head is None else second_head,
     )
     phrases = unit_rows(generator, 24, 32)
@@ -53,8 +57,7 @@ def make_matcher(classes: int = 4, each: int = 12, *, second_head: bool | None =
         catalog,
         index,
         calibration,
-        exemplars.texts,
-        exemplars.ids,
+        *exemplars.indexed(named=named),
         5,
         leaning,
         scorer=scorer_of(catalog, ENCODER.hash, "0.1"),
@@ -71,13 +74,16 @@ def bundle(tmp_path: Path) -> Path:
 # Contents
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["", "named"])
 @pytest.mark.parametrize("second_head", [False, True])
-def test_a_bundle_routes_exactly_as_what_it_was_made_of(tmp_path, second_head):
-    matcher = make_matcher(second_head=second_head)
+def test_a_bundle_routes_exactly_as_what_it_was_made_of(tmp_path, second_head, named):
+    matcher = make_matcher(second_head=second_head, named=named)
     write_bundle_file(tmp_path / "b", {}, members_of(matcher, ENCODER))
     again = matcher_of(read_bundle_file(tmp_path / "b").members, 5)
     for row in normalised(np.random.default_rng(1).normal(size=(50, 32))):
         assert again.match(row) == matcher.match(row)
+    assert (again.texts, again.ids, again.calibration.named) == (matcher.texts, matcher.ids, named)
+    np.testing.assert_array_equal(again.leaning.direction, matcher.leaning.direction)
     assert again.catalog.rules == matcher.catalog.rules
     assert again.catalog.exemplar_hash == matcher.catalog.exemplar_hash
 

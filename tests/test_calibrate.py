@@ -297,21 +297,91 @@ def test_what_the_second_head_adds_favours_no_class():
     np.testing.assert_allclose(added.mean(axis=1), 0, atol=1e-5)
 
 
+# Names
+
+
+def named_domain(each: int) -> tuple[Rows, NDArray[np.int64], Rows]:
+    """Return exemplars with their labels, and a name for each class that is as near to it as they are."""
+    labels = np.repeat(np.arange(40), each + 1)
+    rows = clustered_rows(np.random.default_rng(4), labels, 64, 2.5)
+    is_name = np.arange(len(labels)) % (each + 1) == each
+    return rows[~is_name], labels[~is_name], rows[is_name]
+
+
+@pytest.mark.parametrize("each", [2, 5, 12])
+def test_names_that_tell_are_in_the_index_and_names_that_do_not_are_not(each):
+    rows, labels, names = named_domain(each)
+    assert calibrate(rows, labels, 40, 0.05, names=names).named
+    assert not calibrate(rows, labels, 40, 0.05, names=np.roll(names, 1, axis=0)).named
+    assert not calibrate(rows, labels, 40, 0.05, names=unit_rows(np.random.default_rng(6), 40, 64)).named
+    assert not calibrate(rows, labels, 40, 0.05).named
+
+
+def test_names_make_more_new_prompts_right():
+    rows, labels, names = named_domain(20)
+    few = np.arange(len(labels)) % 20 < 2
+    right = []
+    for some in (None, names):
+        index = ExemplarIndex(rows[few], labels[few], 40, names=some)
+        right.append((index.score(rows[~few]).choice.argmax(axis=1) == labels[~few]).mean())
+    assert right[1] > right[0] + 0.05
+    assert cross_fit(rows[few], labels[few], 40, names).named
+
+
+def test_names_are_never_scored():
+    rows, labels, names = named_domain(5)
+    held = cross_fit(rows, labels, 40, names)
+    assert held.named
+    assert held.scores.shape == (len(rows), 40)
+    assert held.known.all()
+
+
+def test_names_are_in_the_index_of_every_fold():
+    rows, labels, names = named_domain(5)
+    held = cross_fit(rows, labels, 40, names)
+    out = folds_of(labels, rows=rows) == 0
+    index = ExemplarIndex(rows[~out], labels[~out], 40, names=names)
+    np.testing.assert_array_equal(held.scores[out], index.score(rows[out]).scores)
+
+
+def test_beside_many_exemplars_names_are_not_tried():
+    rows, labels, _ = named_domain(51)
+    best = normalised(np.stack([rows[labels == c].mean(axis=0) for c in range(40)]))
+    fewer = np.arange(len(labels)) % 51 < 50
+    assert cross_fit(rows[fewer], labels[fewer], 40, best).named
+    assert not cross_fit(rows, labels, 40, best).named
+
+
+def test_a_name_leaves_with_its_class():
+    rows, labels, names = named_domain(5)
+    held = cross_fit(rows, labels, 40, names)
+    assert held.named
+    strays = cross_fit_strays(rows, labels, 40, held, names)
+    assert len(strays.predicted) == len(rows)
+    assert (strays.scores[np.arange(len(rows)), labels] == ABSENT).all()
+    assert strays.best.mean() < held.best.mean()
+
+
+def test_one_class_needs_no_name():
+    rows, labels = domain(classes=1)
+    assert not calibrate(rows, labels, 1, 0.05, names=rows[:1]).named
+
+
 # Left-out classes
 
 
 def test_strays_are_scored_without_their_class():
     rows, labels = domain()
-    strays = cross_fit_strays(rows, labels, 6, second_head=False)
+    held = cross_fit(rows, labels, 6)
+    strays = cross_fit_strays(rows, labels, 6, held)
     assert len(strays.predicted) == len(rows)
     assert not strays.known.any()
-    held = cross_fit(rows, labels, 6)
     assert strays.best.mean() < held.best.mean()
 
 
 def test_enough_strays_are_enough():
     rows, labels = domain(classes=10, each=20)
-    strays = cross_fit_strays(rows, labels, 10, second_head=False, enough=30)
+    strays = cross_fit_strays(rows, labels, 10, cross_fit(rows, labels, 10), enough=30)
     assert len(strays.predicted) == 40  # one fold: two classes
 
 

@@ -132,7 +132,7 @@ def test_a_catalog_of_one_target_has_nothing_to_leave_for_but_the_cloud(setting)
     catalog = setting.matcher.catalog
     one = replace(catalog, intents=tuple(i for i in catalog.intents if i.target == "slots"))
     rule = conversations.setting_of(one, setting.cache).conversation
-    rows = _say(setting, "weather in Turku?", "and tomorrow?", "who invented the zip fastener?")
+    rows = _say(setting, "weather in Turku?", "and tomorrow?", "draft an email to my boss asking for leave")
     assert [target_of(rule.read(rows[: i + 1]).evidence) for i in range(3)] == ["slots", "slots", "cloud"]
 
 

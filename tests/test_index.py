@@ -243,6 +243,38 @@ def test_exemplars_are_never_excluded_by_a_negative_farther_than_themselves():
     np.testing.assert_array_equal(scores.argmax(axis=1), index.labels)
 
 
+# Names
+
+
+def test_to_be_near_a_name_helps_to_be_chosen_and_not_to_be_accepted():
+    generator = np.random.default_rng(2)
+    labels = np.repeat(np.arange(4), 6)
+    rows, names = clustered_rows(generator, labels, 16, 1.0), unit_rows(generator, 4, 16)
+    index = ExemplarIndex(rows, labels, 4, names=names)
+    found = index.score(names)
+    own = np.arange(4), np.arange(4)
+    assert (found.choice[own] > found.scores[own] + 0.05).all()
+    others = ~np.eye(4, dtype=bool)
+    assert (found.choice[others] >= found.scores[others]).all()
+    nearest = (
+        (index.transform.apply(rows) @ index.transform.apply(names).T).reshape(4, 6, 4).max(axis=1).T
+    )  # (4, 4)
+    vectors = index.transform.apply(np.vstack([rows, names]))
+    means = normalised(np.stack([vectors[np.append(labels, range(4)) == c].mean(axis=0) for c in range(4)]))
+    expected = (nearest + index.transform.apply(names) @ means.T) / 2
+    np.testing.assert_allclose(found.scores, expected, atol=1e-6)
+
+
+def test_names_are_the_last_hits():
+    rows, labels = unit_rows(np.random.default_rng(2), 6, 8), np.repeat([0, 1], 3)
+    index = ExemplarIndex(rows, labels, 2, names=-rows[[0, 3]])
+    np.testing.assert_array_equal(index.labels, [0, 0, 0, 1, 1, 1, 0, 1])
+    assert index.score(-rows[[3]]).hits[0, 0] == 7
+
+
+# The second head
+
+
 @pytest.mark.parametrize(("classes", "each", "d"), [(2, 40, 8), (6, 40, 24), (40, 4, 16)])
 def test_the_second_head_is_the_logistic_regression_of_scikit_learn(classes, each, d):
     generator = np.random.default_rng(0)

@@ -20,7 +20,7 @@ from builders import clustered_rows, normalised
 from harness import REFUND, WEATHER, Site, write_intent
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.decision.calibrate import calibrate
-from pointsman.decision.kept_out import calibrate_kept_out, cross_fit_kept_out
+from pointsman.decision.cross_fit import cross_fit
 from pointsman.embedding.card import read_card, sha256_of
 from pointsman.embedding.load import load_encoder
 from pointsman.embedding.tune import (
@@ -141,7 +141,7 @@ def drawn_together():
 
 def _rejected(calibration, rows, labels, seen) -> float:
     """Share of unseen exemplars under the threshold, each scored without itself."""
-    held = cross_fit_kept_out(rows, labels, 40, seen)
+    held = cross_fit(rows, labels, 40, seen=seen)
     margins = held.best - calibration.offsets[held.predicted]
     return float((margins[held.known] < calibration.margin).mean())
 
@@ -152,7 +152,7 @@ def test_seen_exemplars_promise_too_much_and_kept_out_ones_do_not(drawn_together
     hidden = ~seen & (np.arange(len(seen)) % 2 == 0)
     shown = ~hidden
     arguments = (rows[shown], labels[shown], 40, 0.05)
-    honest = calibrate_kept_out(*arguments, 0.0, seen[shown])
+    honest = calibrate(*arguments, 0.0, seen=seen[shown])
     naive = calibrate(*arguments, 0.0)
     assert 0.02 < _rejected(honest, rows, labels, ~hidden) < 0.10
     assert _rejected(naive, rows, labels, ~hidden) > 0.15
@@ -160,7 +160,7 @@ def test_seen_exemplars_promise_too_much_and_kept_out_ones_do_not(drawn_together
 
 def test_only_kept_out_exemplars_are_scored(drawn_together) -> None:
     rows, labels, seen = drawn_together
-    held = cross_fit_kept_out(rows, labels, 40, seen)
+    held = cross_fit(rows, labels, 40, seen=seen)
     np.testing.assert_array_equal(held.known, ~seen)
     assert (held.scores[seen] == -1).all()
 
@@ -169,13 +169,13 @@ def test_only_kept_out_exemplars_are_scored(drawn_together) -> None:
 def test_with_too_few_kept_out_it_calibrates_on_all(drawn_together, unseen) -> None:
     rows, labels, _ = drawn_together
     seen = np.arange(len(labels)) >= unseen
-    result = calibrate_kept_out(rows, labels, 40, 0.05, 0.1, seen)
+    result = calibrate(rows, labels, 40, 0.05, 0.1, seen=seen)
     np.testing.assert_array_equal(result.offsets, calibrate(rows, labels, 40, 0.05, 0.1).offsets)
 
 
 def test_an_encoder_that_has_seen_nothing_is_calibrated_as_ever(drawn_together) -> None:
     rows, labels, _ = drawn_together
-    result = calibrate_kept_out(rows, labels, 40, 0.05, 0.1, np.zeros(len(labels), np.bool_))
+    result = calibrate(rows, labels, 40, 0.05, 0.1, seen=np.zeros(len(labels), np.bool_))
     expected = calibrate(rows, labels, 40, 0.05, 0.1)
     assert (result.margin, result.curve) == (expected.margin, expected.curve)
 

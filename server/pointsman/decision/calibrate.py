@@ -18,8 +18,10 @@ from pointsman.embedding.encoder import Rows
 _SHRINK_WEIGHT = 20.0
 """Of the overall mean beside the exemplars of a class; where classes have more on average, as many. So no offset goes
 more than half its way. Chosen on CLINC150's validation split: with all 15,000 exemplars, the more the better."""
-SCORING = 4
+SCORING = 5
 """Number of the rule that thresholds and confidences come from: a promise made under another one is stale."""
+LEAST_KEPT_OUT = 20
+"""From how many exemplars that a tuned encoder has not seen a 5 % quantile is taken."""
 _LEAST_HELD_OUT = 10
 """Under this many held-out scores a 5 % quantile means nothing; the fixed threshold holds instead."""
 FIXED_THRESHOLD = 0.5
@@ -56,12 +58,14 @@ class Calibration:
     """offsets μ (C,), rejection margin τ, and the curve of confidence.
 
     second_head: whether the second head wins in cross-fitting
+    named: whether the names of the intents win there
     """
 
     offsets: NDArray[np.float64]
     margin: float
     curve: Curve
     second_head: bool
+    named: bool = False
 
     def threshold(self, label: int) -> float:
         """Return the score from which a class is accepted: μ_c + τ."""
@@ -73,21 +77,35 @@ class Calibration:
 
 
 def calibrate(
-    rows: Rows, labels: NDArray[np.int64], classes: int, rejection: float, out_of_scope: float = 0.1
+    rows: Rows,
+    labels: NDArray[np.int64],
+    classes: int,
+    rejection: float,
+    out_of_scope: float = 0.1,
+    *,
+    names: Rows | None = None,
+    seen: NDArray[np.bool_] | None = None,
 ) -> Calibration:
     """Calibrate on exemplars (n, d) with labels (n,): about `rejection` of in-scope prompts are refused.
+
+    Names (C, d) of the classes may be exemplars too; see `cross_fit`. `seen` (n,) says which exemplars the encoder
+    was tuned on: it drew them together, so that even an index without them scores them like no new prompt (a
+    threshold from them rejected 10 % of CLINC150's validation prompts instead of 5). Where fewer than 20 are left,
+    all count, which rejects too much: on the safe side.
 
     t_i is the held-out score of exemplar i for its own class; μ_c = (Σ t_i + w t̄) / (n_c + w), w = max(20, n̄);
     d_i = S_p − μ_p for the chosen class p; τ is the `rejection` quantile of d, at rank (n + 1) · `rejection` of
     n, and 1 at least: below it lies that share of new prompts, on average. `out_of_scope` is the share of prompts
     that confidence expects to be out of scope.
     """
-    held = cross_fit(rows, labels, classes)
+    held = cross_fit(rows, labels, classes, names, seen)
+    if seen is not None and held.known.sum() < LEAST_KEPT_OUT:
+        return calibrate(rows, labels, classes, rejection, out_of_scope, names=names)
     if held.known.sum() < _LEAST_HELD_OUT:
-        return Calibration(np.zeros(classes), FIXED_THRESHOLD, FIXED_CURVE, held.second_head)
+        return Calibration(np.zeros(classes), FIXED_THRESHOLD, FIXED_CURVE, held.second_head, held.named)
     strays = None
     if classes >= _LEAST_CLASSES and out_of_scope > 0:
-        strays = cross_fit_strays(rows, labels, classes, second_head=held.second_head)
+        strays = cross_fit_strays(rows, labels, classes, held, names, seen)
     return calibrate_held_out(held, labels, rejection, strays, out_of_scope)
 
 
@@ -98,7 +116,7 @@ def calibrate_held_out(
     strays: CrossFitted | None,
     out_of_scope: float,
 ) -> Calibration:
-    """Calibrate on scores of exemplars that the index (and a tuned encoder) never saw; see `calibrate`."""
+    """Calibrate on scores of exemplars by indexes without them; see `calibrate`."""
     known = held.known
     classes = held.scores.shape[1]
     own = held.scores[np.arange(len(labels)), labels].astype(np.float64)[known]
@@ -115,7 +133,7 @@ def calibrate_held_out(
         out_of_scope,
     )
     margin = float(np.quantile(margins, rejection, method="weibull"))  # rank (n + 1) · rejection
-    return Calibration(offsets, margin, curve, held.second_head)
+    return Calibration(offsets, margin, curve, held.second_head, held.named)
 
 
 def _margins(held: CrossFitted, offsets: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -73,6 +73,10 @@ class Lessons:
             self.labels[chosen],
         )
 
+    def named(self, words: Sequence[str]) -> "Lessons":
+        """Return these and the name of each intent, (C,), as one more text of it."""
+        return Lessons((*self.texts, *words), np.concatenate([self.labels, np.arange(len(words))]))
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

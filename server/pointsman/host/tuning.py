@@ -1,5 +1,6 @@
 """Exemplars to a tuned encoder that is used only if it wins: `pointsman encoder tune`."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.artifacts.store import Progress as FetchProgress
-from pointsman.decision.cross_fit import CrossFitted
-from pointsman.decision.kept_out import LEAST_KEPT_OUT, cross_fit_kept_out
+from pointsman.decision.calibrate import LEAST_KEPT_OUT
+from pointsman.decision.cross_fit import CrossFitted, cross_fit
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.card import (
     CARD_FILE,
@@ -22,6 +23,7 @@ from pointsman.embedding.card import (
     sha256_of_all,
     sha256_of_file,
 )
+from pointsman.embedding.encoder import Rows
 from pointsman.embedding.export import export
 from pointsman.embedding.load import load_encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
@@ -52,7 +54,8 @@ def tune_encoder(
 
     A share of the exemplars is kept out: they stop the tuning, judge it, and later set the thresholds. The
     tuned encoder is adopted if it gives more of them to their own intent than the frozen one, both as they
-    are served. Where it does not win, only its card is written.
+    are served. Where it does not win, only its card is written. Names of the intents are tuned on, too, where
+    they help the frozen encoder.
 
     Raises:
         ConfigError: `out` is not empty, the extra is missing, or the model cannot be tuned.
@@ -67,15 +70,19 @@ def tune_encoder(
     store = ArtifactStore(settings.paths.models, settings.paths.specialists, fetching)
     model = load_trainable(settings.encoder.model, store, recipe.threads)
     frozen = load_encoder(settings.encoder, store)
-    before = judge(EmbeddingCache(frozen, settings.paths.cache).encode(lessons.texts), lessons.labels, ~held)
-    epochs = fine_tune(model, lessons.only(~held), lessons.only(held), recipe, watch)
+    words = [intent.words for intent in catalog.intents]
+    encode = EmbeddingCache(frozen, settings.paths.cache).encode
+    before = judge(encode, lessons, words, ~held)
+    named = names_help(encode, lessons, words)
+    taught = lessons.only(~held).named(words) if named else lessons.only(~held)
+    epochs = fine_tune(model, taught, lessons.only(held), recipe, watch)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=".tune-") as scratch:
         folder = Path(scratch) / "encoder"
         folder.mkdir()
         exported = export(model, folder, lessons.only(held).texts)
         tuned = OnnxEncoder(folder / GRAPH_FILE, folder / TOKENIZER_FILE, settings.encoder.threads)
-        after = judge(tuned.encode(lessons.texts), lessons.labels, ~held)
+        after = judge(tuned.encode, lessons, words, ~held)
         adopted = after.right(lessons.labels) > before.right(lessons.labels)
         files = (GRAPH_FILE, TOKENIZER_FILE)
         sha256 = {name: sha256_of_file(folder / name) for name in files}
@@ -89,7 +96,7 @@ def tune_encoder(
             adopted=adopted,
             frozen_right=before.right(lessons.labels),
             tuned_right=after.right(lessons.labels),
-            recipe=asdict(recipe) | {"holdout": share},
+            recipe=asdict(recipe) | {"holdout": share, "names": named},
             epochs=[asdict(epoch) for epoch in epochs],
             cosine_to_torch=exported.cosine,
             quantised=exported.quantised,
@@ -112,9 +119,17 @@ def lessons_of(catalog: Catalog) -> tuple[tuple[str, ...], Lessons]:
     return tuple(intent.name for intent in catalog.intents), Lessons(tuple(text for text, _ in pairs), labels)
 
 
-def judge(rows: NDArray[np.float32], labels: NDArray[np.int64], seen: NDArray[np.bool_]) -> CrossFitted:
-    """Score kept-out exemplars among all (n, d), whichever head is better: as they would be in service."""
-    return cross_fit_kept_out(rows, labels, int(labels.max()) + 1, seen)
+def names_help(encode: Callable[[Sequence[str]], Rows], lessons: Lessons, words: Sequence[str]) -> bool:
+    """Return whether the names of the intents belong among their exemplars; see `cross_fit`."""
+    return judge(encode, lessons, words, np.zeros(len(lessons.texts), np.bool_)).named
+
+
+def judge(
+    encode: Callable[[Sequence[str]], Rows], lessons: Lessons, words: Sequence[str], seen: NDArray[np.bool_]
+) -> CrossFitted:
+    """Score what an encoder has not `seen` (n,), as it would be in service; `words` are the names of all intents."""
+    rows, names = np.split(encode([*lessons.texts, *words]), [len(lessons.texts)])
+    return cross_fit(rows, lessons.labels, len(words), names, seen)
 
 
 def _check_settings(settings: Settings, out: Path) -> None:

@@ -20,7 +20,7 @@ class Scores:
     """Scores of m queries against C classes.
 
     scores: (m, C), by which a class is accepted or refused
-    choice: (m, C), by which the class is chosen: the scores, and the second head where there is one
+    choice: (m, C), by which the class is chosen: the scores, with hits of names, and the second head where there is one
     """
 
     scores: Rows
@@ -57,13 +57,18 @@ class ExemplarIndex:
         negatives: Rows | None = None,
         negative_labels: NDArray[np.int64] | None = None,
         *,
+        names: Rows | None = None,
         second_head: bool = False,
         fitted: Fitted | None = None,
     ) -> None:
         """Fit, unless `fitted` is given, and build the index; each class needs a row.
 
-        Negatives: (k, d) and (k,).
+        Negatives: (k, d) and (k,). Names of the classes (C, d) are one more exemplar each, after all others; but to
+        be near one is no reason to be accepted.
         """
+        self._exemplars = len(rows)
+        if names is not None:
+            rows, labels = with_names(rows, labels, names)
         self.rows = rows
         self.labels = labels
         self.classes = classes
@@ -91,21 +96,30 @@ class ExemplarIndex:
 
         S_c = ½ · (best of the top-50 hits in c) + ½ · (similarity to the normalised mean of c); a class
         without a hit gets ½ · (its mean's similarity − 1). A class one of whose negatives is nearer than its
-        nearest exemplar is out of the question: its score is −1. The second head adds to what chooses, and
-        leaves the scores as they are.
+        nearest exemplar is out of the question: its score is −1. Names are hits, and the second head adds to the
+        score, in what chooses only.
         """
         vectors = self.transform.apply(queries)
         similarities, hits = search(self._index, vectors, min(HITS, len(self.labels)))  # (m, h) each
         best = np.full((len(queries), self.classes), -1.0, np.float32)
-        owners = self.labels[hits]  # (m, h)
-        np.maximum.at(best, (np.arange(len(queries))[:, None], owners), similarities)
-        scores = np.float32(0.5) * (best + vectors @ self._centroids.T)
-        choice = scores.copy() if self.fitted.head is None else scores + self.fitted.head(queries)
+        cells = np.arange(len(queries))[:, None], self.labels[hits]  # (m, h) each
+        centred = vectors @ self._centroids.T
+        np.maximum.at(best, cells, np.where(hits < self._exemplars, similarities, np.float32(-1)))
+        scores = np.float32(0.5) * (best + centred)
+        np.maximum.at(best, cells, similarities)
+        choice = np.float32(0.5) * (best + centred)
+        if self.fitted.head is not None:
+            choice += self.fitted.head(queries)
         for rivals in self._rivals:
             outdone = (vectors @ rivals.negatives.T).max(axis=1) > (vectors @ rivals.exemplars.T).max(axis=1)
             scores[outdone, rivals.label] = -1.0
             choice[outdone, rivals.label] = -np.inf
         return Scores(scores, choice, hits)
+
+
+def with_names(rows: Rows, labels: NDArray[np.int64], names: Rows) -> tuple[Rows, NDArray[np.int64]]:
+    """Return exemplars (n, d) with labels (n,), and the name of each class (C, d) as one more, after all others."""
+    return np.concatenate([rows, names]), np.concatenate([labels, np.arange(len(names))])
 
 
 def _fit(rows: Rows, labels: NDArray[np.int64], classes: int, *, second_head: bool) -> Fitted:

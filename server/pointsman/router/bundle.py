@@ -49,6 +49,7 @@ class _Calibration:
     curve: Curve
     second_head: bool
     scorer: str = ""
+    named: bool = False
 
 
 _CATALOG, _CALIBRATION = TypeAdapter(_Catalog), TypeAdapter(_Calibration)
@@ -65,6 +66,7 @@ def members_of(matcher: Matcher, encoder: EncoderId) -> dict[str, bytes]:
         calibration.curve,
         calibration.second_head,
         matcher.scorer,
+        calibration.named,
     )
     members = {
         "encoder.json": _ENCODER.dump_json(encoder, indent=2),
@@ -107,9 +109,11 @@ def matcher_of(members: Mapping[str, bytes], neighbors: int) -> Matcher:
     catalog = Catalog(stated.intents, stated.specialists, rules=stated.rules)
     if not catalog.intents:
         _refuse("catalog.json", "no intents")
+    numbers = _json(members, "calibration.json", _CALIBRATION)
     exemplars = exemplars_of(catalog)
+    texts, ids = exemplars.indexed(named=numbers.named)
     n, classes, k = len(exemplars.texts), len(catalog.intents), len(exemplars.negatives)
-    rows = _array(members, "exemplars.npy", (n, None))
+    rows = _array(members, "exemplars.npy", (len(texts), None))
     d = rows.shape[1]
     projection = _array(members, "transform/projection.npy", (d, None))
     transform = Transform(projection, _array(members, "transform/mean.npy", (d,)))
@@ -118,27 +122,28 @@ def matcher_of(members: Mapping[str, bytes], neighbors: int) -> Matcher:
         head = Head(
             _array(members, "head/weights.npy", (d, classes)), _array(members, "head/bias.npy", (classes,))
         )
-    vectors = _array(members, "index.npy", (n, projection.shape[1] + d if projection.shape[1] else d))
+    vectors = _array(
+        members, "index.npy", (len(texts), projection.shape[1] + d if projection.shape[1] else d)
+    )
     index = ExemplarIndex(
-        rows,
+        rows[:n],
         exemplars.labels,
         classes,
         _array(members, "negatives.npy", (k, d)),
         exemplars.negative_labels,
+        names=rows[n:] if numbers.named else None,
         fitted=Fitted(transform, head, vectors),
     )
-    numbers = _json(members, "calibration.json", _CALIBRATION)
     if len(numbers.offsets) != classes:
         _refuse("calibration.json", f"{len(numbers.offsets)} offsets for {classes} intents")
     offsets: NDArray[np.float64] = np.array(numbers.offsets)
-    calibration = Calibration(offsets, numbers.margin, numbers.curve, numbers.second_head)
+    calibration = Calibration(offsets, numbers.margin, numbers.curve, numbers.second_head, numbers.named)
     promise = _json(members, "promise.json", _PROMISE) if "promise.json" in members else None
     leaning = fit_leaning(
         _array(members, "turns/leaning.npy", (None, d)),
         _array(members, "turns/standing.npy", (None, d)),
-        rows,
+        rows[:n],
     )
-    texts, ids = exemplars.texts, exemplars.ids
     digest = hashlib.sha256(_member(members, "calibration.json")).hexdigest()
     scorer = numbers.scorer or scorer_of(catalog, encoder_of(members).hash, digest)
     return Matcher(

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pointsman.decision.calibrate import SCORING, SURE, Calibration
+from pointsman.decision.calibrate import SCORING, SURE, Calibration, calibrate
 from pointsman.decision.decide import Setup
 from pointsman.decision.difficulty import Difficulty
-from pointsman.decision.kept_out import calibrate_kept_out
 from pointsman.decision.promise import sigmoid
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.encoder import Encoder, Rows
@@ -57,8 +56,8 @@ class Matcher:
     catalog: Catalog
     index: ExemplarIndex
     calibration: Calibration
-    texts: tuple[str, ...]  # (n,), the exemplars in index order
-    ids: tuple[str, ...]  # (n,)
+    texts: tuple[str, ...]  # (n,) in index order, or (n + C,) with the names of the intents
+    ids: tuple[str, ...]  # the same
     neighbors: int
     leaning: Leaning
     learned: Learned = NOTHING_LEARNED
@@ -73,8 +72,8 @@ class Matcher:
 
     @property
     def size(self) -> int:
-        """Number of exemplars."""
-        return len(self.texts)
+        """Number of exemplars, without names."""
+        return sum(len(intent.exemplars) for intent in self.catalog.intents)
 
     def match(self, row: Rows) -> Evidence:
         """Return what similarity says of one unit row (d,)."""
@@ -233,29 +232,35 @@ def _matcher(
     scorer: str,
 ) -> Matcher:
     exemplars = exemplars_of(catalog)
-    texts = exemplars.texts
-    rows = cache.encode(texts + exemplars.negatives, progress)
+    labels, classes = exemplars.labels, len(catalog.intents)
+    groups = exemplars.texts, exemplars.negatives, exemplars.names
+    rows = cache.encode(sum(groups, ()), progress)
+    own, negatives, names = np.split(rows, np.cumsum([len(group) for group in groups[:2]]))
     phrases = read_phrases()
-    leaning = fit_leaning(cache.encode(phrases.leaning), cache.encode(phrases.standing), rows[: len(texts)])
-    own, labels, classes = rows[: len(texts)], exemplars.labels, len(catalog.intents)
-    calibration = calibrate_kept_out(
-        own, labels, classes, routing.rejection, routing.out_of_scope, cache.seen(texts)
+    leaning = fit_leaning(cache.encode(phrases.leaning), cache.encode(phrases.standing), own)
+    calibration = calibrate(
+        own,
+        labels,
+        classes,
+        routing.rejection,
+        routing.out_of_scope,
+        names=names,
+        seen=cache.seen(exemplars.texts),
     )
     index = ExemplarIndex(
         own,
         labels,
         classes,
-        rows[len(texts) :],
+        negatives,
         exemplars.negative_labels,
+        names=names if calibration.named else None,
         second_head=calibration.second_head,
     )
-    ids = exemplars.ids
     return Matcher(
         catalog,
         index,
         calibration,
-        texts,
-        ids,
+        *exemplars.indexed(named=calibration.named),
         routing.neighbors,
         leaning,
         learned,
@@ -275,13 +280,21 @@ def scorer_of(catalog: Catalog, encoder_hash: str, curve: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Exemplars:
-    """The exemplars of a catalog in the order of an index, and its negatives."""
+    """The exemplars of a catalog in the order of an index, its negatives, and the names of its intents as words."""
 
     texts: tuple[str, ...]  # (n,)
     ids: tuple[str, ...]  # (n,)
     labels: NDArray[np.int64]  # (n,)
     negatives: tuple[str, ...]  # (k,)
     negative_labels: NDArray[np.int64]  # (k,)
+    names: tuple[str, ...]  # (C,)
+    name_ids: tuple[str, ...]  # (C,)
+
+    def indexed(self, *, named: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return texts and ids of all that is indexed."""
+        if not named:
+            return self.texts, self.ids
+        return self.texts + self.names, self.ids + self.name_ids
 
 
 def exemplars_of(catalog: Catalog) -> Exemplars:
@@ -293,6 +306,8 @@ def exemplars_of(catalog: Catalog) -> Exemplars:
         _labels([len(intent.exemplars) for intent in intents]),
         tuple(text for intent in intents for text in intent.negatives),
         _labels([len(intent.negatives) for intent in intents]),
+        tuple(intent.words for intent in intents),
+        tuple(f"{intent.name}/name" for intent in intents),
     )
 
 

@@ -52,6 +52,11 @@ class Intent:
     negatives: tuple[str, ...] = ()
     threshold: float | None = None
 
+    @property
+    def words(self) -> str:
+        """The name as a person would say it."""
+        return self.name.replace("_", " ")
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
