@@ -90,11 +90,13 @@ class Exemplars:
         return Exemplars(texts, self.rows[kept], self.labels[kept], self.classes)
 
     def named(self, names: Sequence[str], rows: NDArray[np.float32]) -> "Exemplars":
-        """Return these with the name of each class (C,), of rows (C, d), as its last exemplar."""
-        labels = np.concatenate([self.labels, np.arange(self.classes)])
+        """Return these with the name of each class (C,), of rows (C, d), as its last exemplar, unless it is one."""
+        known = set(zip(self.labels.tolist(), self.texts, strict=True))
+        new = [label for label, name in enumerate(names) if (label, name) not in known]
+        labels = np.concatenate([self.labels, new]).astype(self.labels.dtype)
         order = np.argsort(labels, kind="stable")
-        texts = (*self.texts, *names)
-        together = np.concatenate([self.rows, rows])[order]
+        texts = (*self.texts, *(names[label] for label in new))
+        together = np.concatenate([self.rows, rows[new]])[order]
         return Exemplars(tuple(texts[i] for i in order), together, labels[order], self.classes)
 
 

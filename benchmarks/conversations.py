@@ -113,7 +113,7 @@ def setting_of(catalog: Catalog, cache: EmbeddingCache) -> Setting:
         assert matcher is not None
         phrases = read_phrases()
         leaning, standing = cache.encode(phrases.leaning), cache.encode(phrases.standing)
-        fitted = fit_leaning(leaning, standing, matcher.index.rows[: matcher.size])
+        fitted = fit_leaning(leaning, standing, matcher.index.rows)
     return Setting(cache, matcher, Conversation(matcher, fitted))
 
 

@@ -249,8 +249,8 @@ def _measure(corpus: Corpus, exemplars: Labels, peer: Path | None) -> Result:
     verdicts = _judge(*router, queries, perf_counter() - begun)
     ours = one = plain = _figures(corpus, verdicts)
     calibration = router[1]
-    if calibration.second_head:
-        one = _figures(corpus, _judge(*_fit_one_head(rows, labels, corpus.names), queries))
+    if calibration.second_head or calibration.named:
+        one = _figures(corpus, _judge(*_fit_scores(rows, labels, corpus.classes), queries))
     if calibration.named:
         plain = _figures(corpus, _judge(*_fit(rows, labels, corpus.names, named=False), queries))
     lesson = _lesson(corpus, exemplars)
@@ -271,25 +271,23 @@ def _fit(rows: Rows, labels: Labels, names: Rows, *, named: bool = True) -> tupl
     """Fit as the service does; not `named`: as if names had lost in cross-fitting."""
     classes = len(names)
     calibration = calibrate(rows, labels, classes, REJECTION, OUT_OF_SCOPE, names=names if named else None)
-    return _index(rows, labels, names, calibration), calibration
-
-
-def _fit_one_head(rows: Rows, labels: Labels, names: Rows) -> tuple[ExemplarIndex, Calibration]:
-    """Fit as if the second head had lost in cross-fitting."""
-    held = cross_fit(rows, labels, len(names), names)
-    held = replace(held, predicted=held.scores.argmax(axis=1), gap=gap_of(held.scores), second_head=False)
-    strays = cross_fit_strays(rows, labels, len(names), held, names)
-    calibration = calibrate_held_out(held, labels, REJECTION, strays, OUT_OF_SCOPE)
-    return _index(rows, labels, names, calibration), calibration
-
-
-def _index(rows: Rows, labels: Labels, names: Rows, calibration: Calibration) -> ExemplarIndex:
-    return ExemplarIndex(
+    index = ExemplarIndex(
         rows,
         labels,
-        len(names),
+        classes,
         names=names if calibration.named else None,
         second_head=calibration.second_head,
+    )
+    return index, calibration
+
+
+def _fit_scores(rows: Rows, labels: Labels, classes: int) -> tuple[ExemplarIndex, Calibration]:
+    """Fit as if second head and names had lost in cross-fitting."""
+    held = cross_fit(rows, labels, classes)
+    held = replace(held, predicted=held.scores.argmax(axis=1), gap=gap_of(held.scores), second_head=False)
+    strays = cross_fit_strays(rows, labels, classes, held)
+    return ExemplarIndex(rows, labels, classes), calibrate_held_out(
+        held, labels, REJECTION, strays, OUT_OF_SCOPE
     )
 
 

@@ -67,7 +67,7 @@ class Peer:
 class Result:
     """One draw of exemplars. `peers` is empty where there was no peer to run.
 
-    one_head, nameless: with the second head off, and with names off
+    one_head, nameless: with second head and names off, and with names off
     labelled: with confidence fitted on the texts that the peer is fitted on
     """
 
@@ -109,7 +109,7 @@ def _quality(results: Results) -> str:
             ]
         )
         one = _cells([draw.one_head for draw in draws], names)
-        rows.append([f"{title}: {OURS}, second head off", *one, "off", *[report.NOTHING] * 2])
+        rows.append([f"{title}: {OURS}, second head and names off", *one, "off", "off", report.NOTHING])
         if any(draw.named for draw in draws):
             nameless = _cells([draw.nameless for draw in draws], names)
             rows.append([f"{title}: {OURS}, names off", *nameless, report.NOTHING, "off", report.NOTHING])
@@ -246,9 +246,9 @@ In percent; confidence as shares. With 10 exemplars an intent: the mean over see
 least and the greatest.
 
 - {OURS}: `ExemplarIndex` and `calibrate` as shipped, at a nominal rejection of 5 %. Threshold, second head and \
-confidence come from the exemplars alone; no other label and no out-of-scope prompt is seen before the test.
+confidence come from exemplars and names alone; no other label and no out-of-scope prompt is seen before the test.
 - second head, names: on where they win in cross-fitting on the exemplars. Names: the name of each class, as words \
-(`card_arrival`: “card arrival”), is one more exemplar of it.
+(`card_arrival`: “card arrival”), is one more exemplar of it, that helps it to be chosen.
 - accuracy: in-scope test prompts whose best class is right, rejection left aside.
 - OOS AUROC: how often an in-scope test prompt is surer than an out-of-scope one. Surer: score less the class's \
 offset ({OURS}), score of the best route ({PEER}).

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 import report
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.decision.calibrate import calibrate
+from pointsman.decision.cross_fit import cross_fit
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE
 from pointsman.embedding.encoder import Encoder, Rows
@@ -30,7 +31,7 @@ from pointsman.embedding.export import Exported, export
 from pointsman.embedding.load import load_encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.embedding.tune import Lessons, Recipe, Step, fine_tune, hold_out, load_trainable
-from pointsman.host.tuning import judge, names_help
+from pointsman.host.tuning import taught_of
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.settings import Settings, load
 from quality import FILES, REJECTION, SEEDS, SHOTS, Part, _auroc, _few, words_of
@@ -108,14 +109,13 @@ def main() -> None:
             name = f"{data.name}, {size}"
             for seed in arguments.seeds if size == FEW else (0,):
                 exemplars = _draw(data, seed) if size == FEW else data.train
-                held = hold_out(exemplars, HOLDOUT, seed)
+                held = hold_out(exemplars, HOLDOUT, seed, data.words)
                 nothing = np.zeros(len(held), np.bool_)
                 frozen.append(_figures(data, exemplars, cache, held, nothing))
                 _say(f"{name}, seed {seed}, frozen: {frozen[-1]}")
                 recipe = Recipe(seed=seed, threads=arguments.threads)
                 recipe = recipe if size == FEW else replace(recipe, epochs=FULL_PASSES)
-                named = names_help(cache.encode, exemplars, data.words)
-                taught = exemplars.only(~held).named(data.words) if named else exemplars.only(~held)
+                taught = taught_of(cache.encode, exemplars, data.words, held)
                 tuned.append(_tune(data, exemplars, held, taught, settings, store, recipe, frozen[-1]))
                 _say(f"{name}, seed {seed}, tuned: {tuned[-1]}")
             rows += [
@@ -310,7 +310,7 @@ def _figures(
         if data.oos
         else nan,
         rejected=float(1 - accepted.mean()),
-        right=judge(encoder.encode, exemplars, data.words, ~held).right(labels) / int(held.sum()),
+        right=cross_fit(own, labels, data.classes, names, ~held).right(labels) / int(held.sum()),
     )
 
 

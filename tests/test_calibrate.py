@@ -336,6 +336,15 @@ def test_names_are_never_scored():
     assert held.known.all()
 
 
+def test_exemplars_that_say_the_name_do_not_switch_names_on():
+    rows, labels, names = named_domain(5)
+    misleading = np.roll(names, 1, axis=0)
+    assert not cross_fit(rows, labels, 40, misleading).named
+    copies = rows.copy()
+    copies[::5] = misleading
+    assert not cross_fit(copies, labels, 40, misleading).named
+
+
 def test_names_are_in_the_index_of_every_fold():
     rows, labels, names = named_domain(5)
     held = cross_fit(rows, labels, 40, names)

@@ -64,27 +64,6 @@ def said(explanation: Explanation) -> str:
     return "\n".join((*explanation.advice, *explanation.notes))
 
 
-def test_telling_names_are_exemplars_too_and_are_shown_by_their_id(bench: Workbench) -> None:
-    few = replace(
-        CATALOG,
-        intents=tuple(
-            replace(intent, name=name, exemplars=intent.exemplars[:4])
-            for intent, name in zip(
-                CATALOG.intents, ("refund_request", "order_cancellation", "weather_forecast"), strict=True
-            )
-        ),
-    )
-    matcher = bench.matcher(few)
-    assert matcher.calibration.named
-    assert (matcher.size, len(matcher.texts)) == (12, 15)
-    evidence = matcher.match(bench.embed(["the weather forecast"])[0])
-    assert evidence.neighbors[0].exemplar_id == "weather_forecast/name"
-    assert (evidence.neighbors[0].text, evidence.neighbors[0].intent) == (
-        "weather forecast",
-        "weather_forecast",
-    )
-
-
 def test_every_intent_has_a_standing_and_the_first_is_the_one_that_is_served(
     bench: Workbench, matcher: Matcher
 ) -> None:

@@ -265,11 +265,20 @@ def test_to_be_near_a_name_helps_to_be_chosen_and_not_to_be_accepted():
     np.testing.assert_allclose(found.scores, expected, atol=1e-6)
 
 
-def test_names_are_the_last_hits():
+def test_names_are_no_hits():
     rows, labels = unit_rows(np.random.default_rng(2), 6, 8), np.repeat([0, 1], 3)
-    index = ExemplarIndex(rows, labels, 2, names=-rows[[0, 3]])
-    np.testing.assert_array_equal(index.labels, [0, 0, 0, 1, 1, 1, 0, 1])
-    assert index.score(-rows[[3]]).hits[0, 0] == 7
+    found = ExemplarIndex(rows, labels, 2, names=-rows[[0, 3]]).score(-rows)
+    assert {*found.hits.ravel().tolist()} == set(range(6))
+
+
+def test_a_name_does_not_outweigh_a_negative():
+    generator = np.random.default_rng(2)
+    rows, labels = clustered_rows(generator, np.repeat(np.arange(4), 6), 16, 1.0), np.repeat(np.arange(4), 6)
+    name = unit_rows(generator, 1, 16)
+    names = np.vstack([name, unit_rows(generator, 3, 16)])
+    found = ExemplarIndex(rows, labels, 4, name, np.array([0]), names=names).score(name)
+    assert found.scores[0, 0] == -1
+    assert found.choice[0].argmax() != 0
 
 
 # The second head

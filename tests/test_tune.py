@@ -120,6 +120,18 @@ def test_every_intent_of_five_keeps_some_out_and_none_of_fewer_does(counts, shar
     np.testing.assert_array_equal(held, hold_out(lessons, share, seed=0))
 
 
+def test_a_name_is_not_kept_out() -> None:
+    lessons = Lessons(("Track Order", "a", "b", "c", "d"), np.array([0, 0, 0, 0, 0]))
+    assert any(hold_out(lessons, 0.5, seed)[0] for seed in range(20))
+    assert not any(hold_out(lessons, 0.5, seed, ["track order"])[0] for seed in range(20))
+
+
+def test_names_are_one_more_lesson_of_each_intent() -> None:
+    lessons = _lessons([2, 3]).named(["track order", "say hello"])
+    assert lessons.texts[5:] == ("track order", "say hello")
+    assert lessons.labels.tolist() == [0, 0, 1, 1, 1, 0, 1]
+
+
 def test_a_text_that_stands_twice_is_not_kept_out() -> None:
     lessons = Lessons(("Where is it", "where  is it", "a", "b", "c", "d"), np.array([0, 0, 0, 0, 0, 0]))
     for seed in range(20):
@@ -280,7 +292,8 @@ def test_the_command_says_what_it_won_and_how_to_serve_it(tuned) -> None:
 @pytest.mark.reference
 def test_a_tuned_encoder_is_used_because_it_won_on_what_it_has_not_seen(tuned) -> None:
     card = read_card(tuned.folder)
-    texts = lessons_of(load_catalog(tuned.settings))[1].texts
+    catalog = load_catalog(tuned.settings)
+    texts = (*lessons_of(catalog)[1].texts, *(intent.words for intent in catalog.intents))
     assert card.adopted
     assert card.tuned_right > card.frozen_right
     assert set(card.seen) | set(card.held_out) == {sha256_of(text) for text in texts}
@@ -359,7 +372,9 @@ def test_a_tuned_encoder_is_served_by_its_folder_without_torch(tuned) -> None:
 def test_a_tuned_encoder_knows_what_it_has_seen(tuned, store) -> None:
     encoder = load_encoder(EncoderSettings(model=str(tuned.folder), threads=1), store)
     assert isinstance(encoder, TunedEncoder)
-    seen = encoder.seen([*lessons_of(load_catalog(tuned.settings))[1].texts, "never heard of it"])
+    catalog = load_catalog(tuned.settings)
+    names = [intent.words for intent in catalog.intents]
+    seen = encoder.seen([*lessons_of(catalog)[1].texts, *names, "never heard of it"])
     assert seen.sum() == len(encoder.card.seen)
     assert not seen[-1]
 

@@ -99,7 +99,7 @@ def calibrate(
     that confidence expects to be out of scope.
     """
     held = cross_fit(rows, labels, classes, names, seen)
-    if seen is not None and held.known.sum() < LEAST_KEPT_OUT:
+    if seen is not None and seen.any() and held.known.sum() < LEAST_KEPT_OUT:
         return calibrate(rows, labels, classes, rejection, out_of_scope, names=names)
     if held.known.sum() < _LEAST_HELD_OUT:
         return Calibration(np.zeros(classes), FIXED_THRESHOLD, FIXED_CURVE, held.second_head, held.named)

@@ -17,7 +17,7 @@ TOKENIZER_FILE = "tokenizer.json"
 class Card:
     """JSON beside the graph. Texts stand in it as sha256 only: exemplars may be private.
 
-    seen, held_out: sha256 of exemplars that it was tuned on, and of those kept out
+    seen, held_out: sha256 of texts that it was tuned on, and of exemplars kept out
     frozen_right, tuned_right: how many of the kept-out ones each encoder gave to their own intent
     """
 

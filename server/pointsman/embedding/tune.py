@@ -74,7 +74,7 @@ class Lessons:
         )
 
     def named(self, words: Sequence[str]) -> "Lessons":
-        """Return these and the name of each intent, (C,), as one more text of it."""
+        """Return these, and the name of each intent (C,) as one more text of it."""
         return Lessons((*self.texts, *words), np.concatenate([self.labels, np.arange(len(words))]))
 
 
@@ -231,13 +231,13 @@ class _Tuning:
         return {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
 
 
-def hold_out(lessons: Lessons, share: float, seed: int) -> NDArray[np.bool_]:
+def hold_out(lessons: Lessons, share: float, seed: int, words: Sequence[str] = ()) -> NDArray[np.bool_]:
     """Return which exemplars to keep out, (n,): a share of every intent of five or more, and at least one.
 
-    A text that stands twice is not kept out: its twin would be seen.
+    A text that stands twice, or is the name of an intent (`words`), is not kept out: its twin would be seen.
     """
     generator = np.random.default_rng(seed)
-    counts = Counter(_folded(text) for text in lessons.texts)
+    counts = Counter(_folded(text) for text in (*lessons.texts, *words))
     held = np.zeros(len(lessons.texts), np.bool_)
     for label in np.unique(lessons.labels):
         own = np.flatnonzero(lessons.labels == label)

@@ -65,16 +65,15 @@ def tune_encoder(
     """
     names, lessons = lessons_of(catalog)
     _check_settings(settings, out)
-    held = hold_out(lessons, share, recipe.seed)
+    words = [intent.words for intent in catalog.intents]
+    held = hold_out(lessons, share, recipe.seed, words)
     _check_lessons(settings.paths.intents, lessons, held)
     store = ArtifactStore(settings.paths.models, settings.paths.specialists, fetching)
     model = load_trainable(settings.encoder.model, store, recipe.threads)
     frozen = load_encoder(settings.encoder, store)
-    words = [intent.words for intent in catalog.intents]
     encode = EmbeddingCache(frozen, settings.paths.cache).encode
     before = judge(encode, lessons, words, ~held)
-    named = names_help(encode, lessons, words)
-    taught = lessons.only(~held).named(words) if named else lessons.only(~held)
+    taught = taught_of(encode, lessons, words, held)
     epochs = fine_tune(model, taught, lessons.only(held), recipe, watch)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=".tune-") as scratch:
@@ -96,13 +95,13 @@ def tune_encoder(
             adopted=adopted,
             frozen_right=before.right(lessons.labels),
             tuned_right=after.right(lessons.labels),
-            recipe=asdict(recipe) | {"holdout": share, "names": named},
+            recipe=asdict(recipe) | {"holdout": share},
             epochs=[asdict(epoch) for epoch in epochs],
             cosine_to_torch=exported.cosine,
             quantised=exported.quantised,
             sha256=sha256,
             exemplars_sha256=sha256_of_all([names[label] for label in lessons.labels], lessons.texts),
-            seen=sorted({sha256_of(text) for text in lessons.only(~held).texts}),
+            seen=sorted({sha256_of(text) for text in taught.texts}),
             held_out=sorted(sha256_of(text) for text in lessons.only(held).texts),
         )
         card.write(folder)
@@ -119,9 +118,16 @@ def lessons_of(catalog: Catalog) -> tuple[tuple[str, ...], Lessons]:
     return tuple(intent.name for intent in catalog.intents), Lessons(tuple(text for text, _ in pairs), labels)
 
 
-def names_help(encode: Callable[[Sequence[str]], Rows], lessons: Lessons, words: Sequence[str]) -> bool:
-    """Return whether the names of the intents belong among their exemplars; see `cross_fit`."""
-    return judge(encode, lessons, words, np.zeros(len(lessons.texts), np.bool_)).named
+def taught_of(
+    encode: Callable[[Sequence[str]], Rows],
+    lessons: Lessons,
+    words: Sequence[str],
+    held: NDArray[np.bool_],
+) -> Lessons:
+    """Return what to tune on: all but the `held` (n,), and the names of the intents where they help the frozen encoder."""
+    nothing = np.zeros(len(held), np.bool_)
+    helps = judge(encode, lessons, words, nothing).named
+    return lessons.only(~held).named(words) if helps else lessons.only(~held)
 
 
 def judge(

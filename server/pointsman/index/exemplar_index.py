@@ -20,7 +20,7 @@ class Scores:
     """Scores of m queries against C classes.
 
     scores: (m, C), by which a class is accepted or refused
-    choice: (m, C), by which the class is chosen: the scores, with hits of names, and the second head where there is one
+    choice: (m, C), by which the class is chosen: names and the second head add to the scores, where they take part
     """
 
     scores: Rows
@@ -63,23 +63,24 @@ class ExemplarIndex:
     ) -> None:
         """Fit, unless `fitted` is given, and build the index; each class needs a row.
 
-        Negatives: (k, d) and (k,). Names of the classes (C, d) are one more exemplar each, after all others; but to
-        be near one is no reason to be accepted.
+        Negatives: (k, d) and (k,). Names of the classes, (C, d), are one more exemplar each in all that is fitted, in
+        the means and in what chooses; they are no hits, and no reason to accept.
         """
-        self._exemplars = len(rows)
-        if names is not None:
-            rows, labels = with_names(rows, labels, names)
+        self.names = names
         self.rows = rows
         self.labels = labels
         self.classes = classes
         self.negatives = np.zeros((0, rows.shape[1]), np.float32) if negatives is None else negatives
-        self.fitted = fitted or _fit(rows, labels, classes, second_head=second_head)
+        self.fitted = fitted or _fit(rows, labels, classes, names, second_head=second_head)
         self.transform = self.fitted.transform
         vectors = self.fitted.vectors
         self._index = faiss.IndexFlatIP(vectors.shape[1])
         self._index.add(vectors)
+        self._names = None if names is None else self.transform.apply(names)
         centroids = np.zeros((classes, vectors.shape[1]), np.float32)
         np.add.at(centroids, labels, vectors)
+        if self._names is not None:
+            centroids += self._names
         self._centroids = centroids / np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
         self._rivals = [
             _Rivals(
@@ -96,18 +97,20 @@ class ExemplarIndex:
 
         S_c = ½ · (best of the top-50 hits in c) + ½ · (similarity to the normalised mean of c); a class
         without a hit gets ½ · (its mean's similarity − 1). A class one of whose negatives is nearer than its
-        nearest exemplar is out of the question: its score is −1. Names are hits, and the second head adds to the
-        score, in what chooses only.
+        nearest exemplar is out of the question: its score is −1. To what chooses, the second head adds, and names
+        are hits.
         """
         vectors = self.transform.apply(queries)
         similarities, hits = search(self._index, vectors, min(HITS, len(self.labels)))  # (m, h) each
         best = np.full((len(queries), self.classes), -1.0, np.float32)
-        cells = np.arange(len(queries))[:, None], self.labels[hits]  # (m, h) each
-        centred = vectors @ self._centroids.T
-        np.maximum.at(best, cells, np.where(hits < self._exemplars, similarities, np.float32(-1)))
-        scores = np.float32(0.5) * (best + centred)
-        np.maximum.at(best, cells, similarities)
-        choice = np.float32(0.5) * (best + centred)
+        owners = self.labels[hits]  # (m, h)
+        np.maximum.at(best, (np.arange(len(queries))[:, None], owners), similarities)
+        central = vectors @ self._centroids.T
+        scores = np.float32(0.5) * (best + central)
+        if self._names is None:
+            choice = scores.copy()
+        else:
+            choice = np.float32(0.5) * (np.maximum(best, vectors @ self._names.T) + central)
         if self.fitted.head is not None:
             choice += self.fitted.head(queries)
         for rivals in self._rivals:
@@ -122,7 +125,10 @@ def with_names(rows: Rows, labels: NDArray[np.int64], names: Rows) -> tuple[Rows
     return np.concatenate([rows, names]), np.concatenate([labels, np.arange(len(names))])
 
 
-def _fit(rows: Rows, labels: NDArray[np.int64], classes: int, *, second_head: bool) -> Fitted:
-    transform = fit_transform(rows, labels, classes)
-    head = fit_head(rows, labels, classes) if second_head else None
+def _fit(
+    rows: Rows, labels: NDArray[np.int64], classes: int, names: Rows | None, *, second_head: bool
+) -> Fitted:
+    everything = (rows, labels) if names is None else with_names(rows, labels, names)
+    transform = fit_transform(*everything, classes)
+    head = fit_head(*everything, classes) if second_head else None
     return Fitted(transform, head, transform.apply(rows))

@@ -33,8 +33,8 @@ class Standing:
     """How one intent stands to the prompt.
 
     score, threshold: class score, and the score from which the intent is accepted
-    behind: by how much the best intent is ahead in what chooses (score, and second head where there is one);
-        None when a negative rules the intent out
+    behind: by how much the best intent is ahead in what chooses (score, and names and second head where there are
+        any); None when a negative rules the intent out
     nearest: its exemplar with the greatest cosine
     ruled_out_by: its negative that is nearer than every exemplar; None without one
     """

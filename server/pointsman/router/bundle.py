@@ -49,7 +49,6 @@ class _Calibration:
     curve: Curve
     second_head: bool
     scorer: str = ""
-    named: bool = False
 
 
 _CATALOG, _CALIBRATION = TypeAdapter(_Catalog), TypeAdapter(_Calibration)
@@ -66,7 +65,6 @@ def members_of(matcher: Matcher, encoder: EncoderId) -> dict[str, bytes]:
         calibration.curve,
         calibration.second_head,
         matcher.scorer,
-        calibration.named,
     )
     members = {
         "encoder.json": _ENCODER.dump_json(encoder, indent=2),
@@ -82,6 +80,8 @@ def members_of(matcher: Matcher, encoder: EncoderId) -> dict[str, bytes]:
     }
     if matcher.promise is not None:
         members["promise.json"] = _PROMISE.dump_json(matcher.promise, indent=2)
+    if index.names is not None:
+        members["names.npy"] = _npy(index.names)
     if index.fitted.head is not None:
         members["head/weights.npy"] = _npy(index.fitted.head.weights)
         members["head/bias.npy"] = _npy(index.fitted.head.bias)
@@ -109,11 +109,9 @@ def matcher_of(members: Mapping[str, bytes], neighbors: int) -> Matcher:
     catalog = Catalog(stated.intents, stated.specialists, rules=stated.rules)
     if not catalog.intents:
         _refuse("catalog.json", "no intents")
-    numbers = _json(members, "calibration.json", _CALIBRATION)
     exemplars = exemplars_of(catalog)
-    texts, ids = exemplars.indexed(named=numbers.named)
     n, classes, k = len(exemplars.texts), len(catalog.intents), len(exemplars.negatives)
-    rows = _array(members, "exemplars.npy", (len(texts), None))
+    rows = _array(members, "exemplars.npy", (n, None))
     d = rows.shape[1]
     projection = _array(members, "transform/projection.npy", (d, None))
     transform = Transform(projection, _array(members, "transform/mean.npy", (d,)))
@@ -122,28 +120,29 @@ def matcher_of(members: Mapping[str, bytes], neighbors: int) -> Matcher:
         head = Head(
             _array(members, "head/weights.npy", (d, classes)), _array(members, "head/bias.npy", (classes,))
         )
-    vectors = _array(
-        members, "index.npy", (len(texts), projection.shape[1] + d if projection.shape[1] else d)
-    )
+    names = _array(members, "names.npy", (classes, d)) if "names.npy" in members else None
+    vectors = _array(members, "index.npy", (n, projection.shape[1] + d if projection.shape[1] else d))
     index = ExemplarIndex(
-        rows[:n],
+        rows,
         exemplars.labels,
         classes,
         _array(members, "negatives.npy", (k, d)),
         exemplars.negative_labels,
-        names=rows[n:] if numbers.named else None,
+        names=names,
         fitted=Fitted(transform, head, vectors),
     )
+    numbers = _json(members, "calibration.json", _CALIBRATION)
     if len(numbers.offsets) != classes:
         _refuse("calibration.json", f"{len(numbers.offsets)} offsets for {classes} intents")
     offsets: NDArray[np.float64] = np.array(numbers.offsets)
-    calibration = Calibration(offsets, numbers.margin, numbers.curve, numbers.second_head, numbers.named)
+    calibration = Calibration(offsets, numbers.margin, numbers.curve, numbers.second_head, names is not None)
     promise = _json(members, "promise.json", _PROMISE) if "promise.json" in members else None
     leaning = fit_leaning(
         _array(members, "turns/leaning.npy", (None, d)),
         _array(members, "turns/standing.npy", (None, d)),
-        rows[:n],
+        rows,
     )
+    texts, ids = exemplars.texts, exemplars.ids
     digest = hashlib.sha256(_member(members, "calibration.json")).hexdigest()
     scorer = numbers.scorer or scorer_of(catalog, encoder_of(members).hash, digest)
     return Matcher(

@@ -56,8 +56,8 @@ class Matcher:
     catalog: Catalog
     index: ExemplarIndex
     calibration: Calibration
-    texts: tuple[str, ...]  # (n,) in index order, or (n + C,) with the names of the intents
-    ids: tuple[str, ...]  # the same
+    texts: tuple[str, ...]  # (n,), the exemplars in index order
+    ids: tuple[str, ...]  # (n,)
     neighbors: int
     leaning: Leaning
     learned: Learned = NOTHING_LEARNED
@@ -72,8 +72,8 @@ class Matcher:
 
     @property
     def size(self) -> int:
-        """Number of exemplars, without names."""
-        return sum(len(intent.exemplars) for intent in self.catalog.intents)
+        """Number of exemplars."""
+        return len(self.texts)
 
     def match(self, row: Rows) -> Evidence:
         """Return what similarity says of one unit row (d,)."""
@@ -260,7 +260,8 @@ def _matcher(
         catalog,
         index,
         calibration,
-        *exemplars.indexed(named=calibration.named),
+        exemplars.texts,
+        exemplars.ids,
         routing.neighbors,
         leaning,
         learned,
@@ -288,13 +289,6 @@ class Exemplars:
     negatives: tuple[str, ...]  # (k,)
     negative_labels: NDArray[np.int64]  # (k,)
     names: tuple[str, ...]  # (C,)
-    name_ids: tuple[str, ...]  # (C,)
-
-    def indexed(self, *, named: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Return texts and ids of all that is indexed."""
-        if not named:
-            return self.texts, self.ids
-        return self.texts + self.names, self.ids + self.name_ids
 
 
 def exemplars_of(catalog: Catalog) -> Exemplars:
@@ -307,7 +301,6 @@ def exemplars_of(catalog: Catalog) -> Exemplars:
         tuple(text for intent in intents for text in intent.negatives),
         _labels([len(intent.negatives) for intent in intents]),
         tuple(intent.words for intent in intents),
-        tuple(f"{intent.name}/name" for intent in intents),
     )
 
 

@@ -126,7 +126,7 @@ class EncoderWorker:
         took = time.perf_counter() - begun
         self._seconds += 0.05 * (took - self._seconds)
         embedded = _Embedded(rows, (begun - arrived) * 1e3, took * 1e3)
-        if len(matcher.texts) <= _SEARCH_INLINE:
+        if matcher.size <= _SEARCH_INLINE:
             return embedded
         return _search(asked, embedded, matcher, conversation)
 

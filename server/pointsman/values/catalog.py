@@ -55,7 +55,7 @@ class Intent:
     @property
     def words(self) -> str:
         """The name as a person would say it."""
-        return self.name.replace("_", " ")
+        return " ".join(self.name.replace("_", " ").split())
 
 
 @dataclass(frozen=True, slots=True)
