@@ -245,17 +245,17 @@ def _measure(corpus: Corpus, exemplars: Labels, peer: Path | None) -> Result:
     _say(f"{name}: pointsman")
     rows, labels, queries = corpus.rows[exemplars], corpus.labels[exemplars], corpus.rows[corpus.test]
     begun = perf_counter()
-    router = _fit(rows, labels, corpus.names)
+    router = fit(rows, labels, corpus.classes, corpus.names)
     verdicts = _judge(*router, queries, perf_counter() - begun)
     ours = one = plain = _figures(corpus, verdicts)
     calibration = router[1]
     if calibration.second_head or calibration.named:
         one = _figures(corpus, _judge(*_fit_scores(rows, labels, corpus.classes), queries))
     if calibration.named:
-        plain = _figures(corpus, _judge(*_fit(rows, labels, corpus.names, named=False), queries))
+        plain = _figures(corpus, _judge(*fit(rows, labels, corpus.classes, None), queries))
     lesson = _lesson(corpus, exemplars)
     if not lesson.kept.all():
-        router = _fit(rows[lesson.kept], labels[lesson.kept], corpus.names)
+        router = fit(rows[lesson.kept], labels[lesson.kept], corpus.classes, corpus.names)
     taught = _judge(*router, corpus.rows[lesson.fit])
     line = fit_line(_logit(taught.confidence), taught.predicted == corpus.labels[lesson.fit])
     confidence = sigmoid(line[0] * _logit(verdicts.confidence) + line[1])
@@ -267,17 +267,18 @@ def _measure(corpus: Corpus, exemplars: Labels, peer: Path | None) -> Result:
     return Result(ours, one, plain, labelled, calibration.second_head, calibration.named, peers)
 
 
-def _fit(rows: Rows, labels: Labels, names: Rows, *, named: bool = True) -> tuple[ExemplarIndex, Calibration]:
-    """Fit as the service does; not `named`: as if names had lost in cross-fitting."""
-    classes = len(names)
-    calibration = calibrate(rows, labels, classes, REJECTION, OUT_OF_SCOPE, names=names if named else None)
-    index = ExemplarIndex(
-        rows,
-        labels,
-        classes,
-        names=names if calibration.named else None,
-        second_head=calibration.second_head,
-    )
+def fit(
+    rows: Rows,
+    labels: Labels,
+    classes: int,
+    names: Rows | None,
+    out_of_scope: float = OUT_OF_SCOPE,
+    seen: NDArray[np.bool_] | None = None,
+) -> tuple[ExemplarIndex, Calibration]:
+    """Fit as the service does; without names, as if they had lost in cross-fitting."""
+    calibration = calibrate(rows, labels, classes, REJECTION, out_of_scope, names=names, seen=seen)
+    taken = names if calibration.named else None
+    index = ExemplarIndex(rows, labels, classes, names=taken, second_head=calibration.second_head)
     return index, calibration
 
 

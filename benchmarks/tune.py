@@ -22,7 +22,6 @@ from threadpoolctl import threadpool_limits
 
 import report
 from pointsman.artifacts.store import ArtifactStore
-from pointsman.decision.calibrate import calibrate
 from pointsman.decision.cross_fit import cross_fit
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE
@@ -32,9 +31,8 @@ from pointsman.embedding.load import load_encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.embedding.tune import Lessons, Recipe, Step, fine_tune, hold_out, load_trainable
 from pointsman.host.tuning import taught_of
-from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.settings import Settings, load
-from quality import FILES, REJECTION, SEEDS, SHOTS, Part, _auroc, _few, words_of
+from quality import FILES, REJECTION, SEEDS, SHOTS, Part, _auroc, _few, fit, words_of
 
 ABOUT = """\
 The data is public and not part of this repository. --data names a folder with
@@ -284,14 +282,7 @@ def _figures(
     rows = encoder.encode([text for group in groups for text in group])
     own, names, inside, outside = np.split(rows, np.cumsum([len(group) for group in groups[:3]]))
     labels = exemplars.labels
-    calibration = calibrate(own, labels, data.classes, REJECTION, 0.0, names=names, seen=seen)
-    index = ExemplarIndex(
-        own,
-        labels,
-        data.classes,
-        names=names if calibration.named else None,
-        second_head=calibration.second_head,
-    )
+    index, calibration = fit(own, labels, data.classes, names, 0.0, seen)
 
     def certainty(queries: Rows) -> tuple[Labels, NDArray[np.float64]]:
         found = index.score(queries)

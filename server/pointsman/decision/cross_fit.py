@@ -148,6 +148,22 @@ def cross_fit_strays(
     return (held.double() if like.second_head else held.single()).only(held.scored)
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Held-out row numbers (h,), the classes (p,) of all others, those with labels in [0, p), and names (p, d)."""
+
+    held: NDArray[np.int64]
+    present: NDArray[np.int64]
+    rows: Rows
+    labels: NDArray[np.int64]
+    names: Rows | None
+
+    @property
+    def cells(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of the held-out rows and the classes present, in (n, C)."""
+        return self.held[:, None], self.present
+
+
 class _Held:
     """Folds of n exemplars, each scored by an index of all others; see `cross_fit`."""
 
@@ -161,18 +177,16 @@ class _Held:
         seen: NDArray[np.bool_] | None,
         enough: int | None = None,
     ) -> None:
-        self._rows, self._labels, self._folds, self._names = rows, labels, folds, names
+        self._rows, self._labels, self._folds, self._names, self._enough = rows, labels, folds, names, enough
         self._asked = np.ones(len(rows), np.bool_) if seen is None else ~seen
         self._scores, self._choice = np.full((2, len(rows), classes), ABSENT, np.float32)
         self.scored, self._known = np.zeros((2, len(rows)), np.bool_)
-        for held, present, kept, compact, named in self._parts():
-            if enough is not None and self.scored.sum() >= enough:
-                break
-            found = ExemplarIndex(kept, compact, len(present), names=named).score(rows[held])
-            self._scores[held[:, None], present] = found.scores
-            self._choice[held[:, None], present] = found.choice
-            self.scored[held] = True
-            self._known[held] = np.isin(labels[held], present)
+        for part in self._parts():
+            index = ExemplarIndex(part.rows, part.labels, len(part.present), names=part.names)
+            found = index.score(rows[part.held])
+            self._scores[part.cells], self._choice[part.cells] = found.scores, found.choice
+            self.scored[part.held] = True
+            self._known[part.held] = np.isin(labels[part.held], part.present)
 
     def single(self) -> CrossFitted:
         """Return what is chosen by one head."""
@@ -181,13 +195,10 @@ class _Held:
     def double(self) -> CrossFitted:
         """Return what is chosen with the second head."""
         choice = self._choice.copy()
-        for held, present, kept, compact, named in self._parts():
-            if not self.scored[held[0]]:  # there were enough
-                break
-            everything = (kept, compact) if named is None else with_names(kept, compact, named)
-            head = fit_head(*everything, len(present))
+        for part in self._parts():
+            head = fit_head(*with_names(part.rows, part.labels, part.names), len(part.present))
             if head is not None:
-                choice[held[:, None], present] += head(self._rows[held])
+                choice[part.cells] += head(self._rows[part.held])
         return self._chosen(choice, second_head=True)
 
     def lead(self, among: NDArray[np.bool_]) -> float:
@@ -196,19 +207,21 @@ class _Held:
         ahead = self._choice[own] - np.where(own, ABSENT, self._choice).max(axis=1)
         return float(np.clip(ahead, -_CLEAR, _CLEAR)[self._known & among].sum(dtype=np.float64))
 
-    def _parts(
-        self,
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], Rows, NDArray[np.int64], Rows | None]]:
-        """Yield held-out row numbers (h,), the classes (p,) of all others, those with labels in [0, p), and names."""
+    def _parts(self) -> Iterator[_Part]:
+        """Yield the folds, until there are enough held-out exemplars."""
+        yielded = 0
         for fold in range(FOLDS):
             held = np.flatnonzero(self._asked & (self._folds == fold))
             kept = np.flatnonzero(self._folds != fold)
+            if self._enough is not None and yielded >= self._enough:
+                return
             if not len(held) or not len(kept):
                 continue
+            yielded += len(held)
             present = np.unique(self._labels[kept])  # a class of one exemplar is absent from its own fold
-            compact = np.searchsorted(present, self._labels[kept])
+            labels = np.searchsorted(present, self._labels[kept])
             names = None if self._names is None else self._names[present]
-            yield held, present, self._rows[kept], compact, names
+            yield _Part(held, present, self._rows[kept], labels, names)
 
     def _chosen(self, choice: Rows, *, second_head: bool) -> CrossFitted:
         predicted, named = choice.argmax(axis=1), self._names is not None

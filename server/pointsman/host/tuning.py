@@ -125,9 +125,8 @@ def taught_of(
     held: NDArray[np.bool_],
 ) -> Lessons:
     """Return what to tune on: all but the `held` (n,), and the names of the intents where they help the frozen encoder."""
-    nothing = np.zeros(len(held), np.bool_)
-    helps = judge(encode, lessons, words, nothing).named
-    return lessons.only(~held).named(words) if helps else lessons.only(~held)
+    taught, nothing = lessons.only(~held), np.zeros(len(held), np.bool_)
+    return taught.named(words) if judge(encode, lessons, words, nothing).named else taught
 
 
 def judge(

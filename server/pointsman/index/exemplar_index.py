@@ -120,15 +120,17 @@ class ExemplarIndex:
         return Scores(scores, choice, hits)
 
 
-def with_names(rows: Rows, labels: NDArray[np.int64], names: Rows) -> tuple[Rows, NDArray[np.int64]]:
-    """Return exemplars (n, d) with labels (n,), and the name of each class (C, d) as one more, after all others."""
+def with_names(rows: Rows, labels: NDArray[np.int64], names: Rows | None) -> tuple[Rows, NDArray[np.int64]]:
+    """Return exemplars (n, d) with labels (n,), and the name of each class (C, d), if any, as one more at their end."""
+    if names is None:
+        return rows, labels
     return np.concatenate([rows, names]), np.concatenate([labels, np.arange(len(names))])
 
 
 def _fit(
     rows: Rows, labels: NDArray[np.int64], classes: int, names: Rows | None, *, second_head: bool
 ) -> Fitted:
-    everything = (rows, labels) if names is None else with_names(rows, labels, names)
+    everything = with_names(rows, labels, names)
     transform = fit_transform(*everything, classes)
     head = fit_head(*everything, classes) if second_head else None
     return Fitted(transform, head, transform.apply(rows))
