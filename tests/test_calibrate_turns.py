@@ -124,7 +124,9 @@ def test_a_promise_counts_follow_ups_that_go_to_a_wrong_specialist(site: Site) -
         matcher = bench.matcher(load_catalog(settings))
 
         def promise(traffic: list[Labelled]) -> Any:
-            return calibrate_on(matcher, bench.encoder_hash, traffic, bench.embed, 0, 0.05, 0.9, serving)
+            return calibrate_on(
+                matcher, bench.encoder_hash, traffic, bench.embed, 0, 0.05, 0.9, None, serving
+            )
 
         first = promise(singles)
         both = promise([*singles, *later])

@@ -83,7 +83,10 @@ def test_calibrating_writes_a_promise_and_says_it(site: Site) -> None:
     traffic = write_traffic(site.root / "traffic.jsonl")
     result = _run("calibrate", "--data", str(traffic), "--risk", "0.05", "--out", str(path), site=site)
     assert result.returncode == 0, result.stderr
-    assert "at most 5.0% of prompts go to a wrong specialist, with 95% confidence" in result.stdout
+    assert (
+        "at most 5.0% of the next 10,000 prompts go to a wrong specialist, with 95% confidence"
+        in result.stdout
+    )
     assert "180 labels (120 in scope, 60 out of scope)" in result.stdout
     promise = read_calibration(path)
     assert promise.holds

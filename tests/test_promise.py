@@ -70,6 +70,23 @@ def test_the_bound_is_over_what_was_seen(wrong, n, confidence):
     assert wrong / n <= upper_bound(wrong, n, confidence) <= 1
 
 
+@pytest.mark.parametrize(
+    ("wrong", "n", "prompts", "expected"),
+    # By hand: one label, right, and two prompts to come: of three in a row the wrong one is the label in a third.
+    [(0, 1, 2, 1.0), (0, 20, 1, 0.0), (0, 19, 1, 0.0), (0, 18, 1, 1.0), (3, 3, 10, 1.0)],
+)
+def test_the_bound_of_prompts_to_come_counts_them(wrong, n, prompts, expected):
+    assert upper_bound(wrong, n, 0.95, prompts) == expected
+
+
+@given(st.integers(0, 20), st.integers(1, 400), st.integers(1, 3000))
+def test_among_few_prompts_to_come_chance_adds_to_the_bound(wrong, n, prompts):
+    wrong = min(wrong, n)
+    of_all = upper_bound(wrong, n, 0.95)
+    assert upper_bound(wrong, n, 0.95, prompts) >= of_all - 1 / prompts
+    assert upper_bound(wrong, n, 0.95, 10_000_000) == pytest.approx(of_all, abs=1e-4)
+
+
 # Risk
 
 
@@ -90,6 +107,19 @@ def test_the_promise_is_kept_on_fresh_traffic_about_as_often_as_said():
         if bound.logit is not None:
             broken += ((fresh.logit >= bound.logit) & fresh.wrong).mean() > 0.05
     assert broken <= 30  # 10 % of 200 are 20; a promise made at 50 % would break about 100 times
+
+
+@pytest.mark.parametrize(("prompts", "least", "most"), [(None, 0.11, 0.25), (400, 0.02, 0.10)])
+def test_a_promise_about_the_next_prompts_is_kept_among_them(prompts, least, most):
+    """One about all to come says less of the next 400: chance breaks it there more often."""
+    broken = 0
+    for seed in range(1000):
+        both = traffic(1000, seed)
+        labels, coming = both.rows(slice(600)), both.rows(slice(600, None))
+        bound = control_risk(labels, 0.05, 0.9, prompts)
+        if bound.logit is not None:
+            broken += ((coming.logit >= bound.logit) & coming.wrong).sum() > 20
+    assert least < broken / 1000 < most
 
 
 @settings(deadline=None)
@@ -115,6 +145,8 @@ def test_too_few_labels_promise_nothing_and_say_how_many_are_missing():
     bound = control_risk(clean, 0.02, 0.95)
     assert bound.logit is None
     assert bound.labels_missing == 49  # 0 of 149 wrong is the least that shows 2 % at 95 %
+    assert control_risk(clean, 0.02, 0.95, 10_000).labels_missing == 49
+    assert control_risk(clean, 0.02, 0.95, 1_000).labels_missing == 52
     enough = Verdicts(*(np.repeat(getattr(clean, f)[:1], 149) for f in ("logit", "local", "wrong", "right")))
     assert control_risk(enough, 0.02, 0.95).local_share == 1
 

@@ -46,6 +46,7 @@ class CalibrationFile(Strict):
     ece: float = Field(ge=0, le=1)
     brier: float = Field(ge=0, le=1)
     basis: _Basis | None = None
+    prompts: int | None = Field(default=None, ge=1)
 
 
 def read_calibration(path: Path) -> Promise:

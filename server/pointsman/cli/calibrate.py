@@ -20,9 +20,15 @@ def calibrate(
         ),
     ],
     risk: Annotated[
-        float, typer.Option(help="Largest share of all prompts that may go to a wrong specialist.")
+        float, typer.Option(help="Largest share of prompts that may go to a wrong specialist.")
     ] = 0.02,
     confidence: Annotated[float, typer.Option(help="How sure the promise must be.")] = 0.95,
+    prompts: Annotated[
+        int,
+        typer.Option(
+            min=1, help="How many prompts to come the promise is about; among fewer, chance may break it."
+        ),
+    ] = 10_000,
     out: Annotated[Path | None, typer.Option(help="File to write; paths.calibration when left out.")] = None,
     config: Config = None,
 ) -> None:
@@ -53,7 +59,7 @@ def calibrate(
         held_out, left_out = unseen(matcher, traffic)
         serving = Serving(settings.routing, settings.conversations)
         promise = calibrate_on(
-            matcher, bench.encoder_hash, held_out, bench.embed, left_out, risk, confidence, serving
+            matcher, bench.encoder_hash, held_out, bench.embed, left_out, risk, confidence, prompts, serving
         )
     path = out or settings.paths.calibration
     try:
@@ -70,7 +76,7 @@ def calibrate(
     )
     if promise.holds:
         print(
-            f"promise: at most {risk:.1%} of prompts go to a wrong specialist, with {confidence:.0%} confidence "
+            f"promise: at most {risk:.1%} of the next {prompts:,} prompts go to a wrong specialist, with {confidence:.0%} confidence "
             f"({promise.wrong} did; upper bound {promise.bound:.2%})"
         )
         print(
@@ -89,7 +95,7 @@ def calibrate(
         else "more labels will not help: too many of the surest routes are wrong; see `pointsman lint`"
     )
     typer.echo(
-        f"no promise: these labels do not show that at most {risk:.1%} go wrong with {confidence:.0%} "
+        f"no promise: these labels do not show that at most {risk:.1%} of the next {prompts:,} prompts go wrong with {confidence:.0%} "
         f"confidence; {more}. With {path} no intent accepts a prompt: {_fate(settings)}.",
         err=True,
     )

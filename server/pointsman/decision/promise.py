@@ -5,9 +5,17 @@ achieve risk control' (2021), with fixed-sequence testing. Each hypothesis 'more
 to a wrong specialist' is tested by the exact binomial bound (Clopper and Pearson, 'The use of confidence or
 fiducial limits illustrated in the case of the binomial', 1934). Prompts must be drawn as traffic is drawn and
 must not be exemplars.
+
+'All' may be a stated number of prompts to come. Labels and those are then one exchangeable sample, cut at random:
+c wrong of n labels speak against more than R wrong of the next m as strongly as a hypergeometric draw of n from
+n + m, of which c + R + 1 are wrong, falls on c or fewer (Thatcher, 'Relationships between Bayesian and confidence
+limits for predictions', 1964). The sequence costs nothing here either: with c the most that is allowed, a promise is
+broken only where R + 1 wrong prompts to come are surer than the (c + 1)th wrong label, which is that one event.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +23,8 @@ from numpy.typing import NDArray
 LOGITS = np.linspace(9.0, -6.0, 301)
 """The fixed sequence: required confidence from 0.9999 down to 0.002, in logits."""
 _MOST_LABELS = 1_000_000
+_ROUNDING = 1e-9
+"""Of a share times a count: 0.29 · 100 is 29."""
 NOTHING_LOCAL = 1.0
 
 
@@ -42,6 +52,10 @@ class Verdicts:
             return np.asarray(self.local[step])
         return np.asarray(self.local & (self.logit >= LOGITS[step]))
 
+    def rows(self, chosen: slice | NDArray[np.int64]) -> "Verdicts":
+        """Return those of single prompts that are chosen."""
+        return Verdicts(self.logit[chosen], self.local[chosen], self.wrong[chosen], self.right[chosen])
+
     def wrong_at(self, step: int) -> NDArray[np.bool_]:
         """Return for which the specialist is then the wrong one, if one answers, (n,)."""
         return np.asarray(self.wrong[step] if self.wrong.ndim > 1 else self.wrong)
@@ -58,29 +72,37 @@ class Bound:
     labels_missing: int | None
 
 
-def control_risk(verdicts: Verdicts, risk: float, confidence: float) -> Bound:
-    """Return the lowest logit at which the risk still holds with this confidence."""
+def control_risk(verdicts: Verdicts, risk: float, confidence: float, prompts: int | None = None) -> Bound:
+    """Return the lowest logit at which the risk still holds with this confidence.
+
+    Among the next `prompts`; None: among all there will ever be.
+    """
     n = len(verdicts.logit)
-    found: Bound | None = None
+    last: tuple[float, int, float] | None = None
     for step, logit in enumerate(LOGITS):
         taken = verdicts.taken(step)
         wrong = int((taken & verdicts.wrong_at(step)).sum())
-        upper = upper_bound(wrong, n, confidence)
-        if upper > risk:
+        if not _is_shown(wrong, n, risk, confidence, prompts):
             break
-        found = Bound(float(logit), wrong, upper, float(taken.mean()), 0)
-    if found is not None and found.local_share > 0:
-        return found
-    return Bound(None, 0, 0.0, 0.0, _labels_missing(verdicts, risk, confidence))
+        last = float(logit), wrong, float(taken.mean())
+    if last is None or last[2] == 0:
+        return Bound(None, 0, 0.0, 0.0, _labels_missing(verdicts, risk, confidence, prompts))
+    logit, wrong, local_share = last
+    return Bound(logit, wrong, upper_bound(wrong, n, confidence, prompts), local_share, 0)
 
 
-def upper_bound(wrong: int, n: int, confidence: float) -> float:
-    """Return the one-sided Clopper-Pearson upper bound of a share of which `wrong` of n were seen."""
+def upper_bound(wrong: int, n: int, confidence: float, prompts: int | None = None) -> float:
+    """Return the one-sided upper bound of a share of which `wrong` of n were seen.
+
+    Clopper and Pearson's of the share itself, or of that among the next `prompts`.
+    """
     from scipy.stats import beta
 
     if wrong >= n:
         return 1.0
-    return float(beta.ppf(confidence, wrong + 1, n - wrong))
+    if prompts is None:
+        return float(beta.ppf(confidence, wrong + 1, n - wrong))
+    return _least(0, prompts, lambda most: _doubt(wrong, n, most, prompts) <= 1 - confidence) / prompts
 
 
 def fit_line(logit: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, float]:
@@ -111,7 +133,22 @@ def expected_calibration_error(
     return sum(gaps) / len(confidence)
 
 
-def _labels_missing(verdicts: Verdicts, risk: float, confidence: float) -> int | None:
+@lru_cache(maxsize=4096)
+def _is_shown(wrong: int, n: int, risk: float, confidence: float, prompts: int | None) -> bool:
+    """Return whether `wrong` of n labels show that the risk holds."""
+    if prompts is None:
+        return upper_bound(wrong, n, confidence) <= risk
+    return wrong < n and _doubt(wrong, n, int(risk * prompts + _ROUNDING), prompts) <= 1 - confidence
+
+
+def _doubt(wrong: int, n: int, most: int, prompts: int) -> float:
+    """Return how likely `wrong` or fewer of n labels are at most, if more than `most` of the next `prompts` are."""
+    from scipy.stats import hypergeom
+
+    return float(hypergeom.cdf(wrong, n + prompts, wrong + most + 1, n))
+
+
+def _labels_missing(verdicts: Verdicts, risk: float, confidence: float, prompts: int | None) -> int | None:
     """Return the fewest labels more that would support some local share if errors stay as frequent as seen."""
     n = len(verdicts.logit)
     fewest: int | None = None
@@ -122,20 +159,27 @@ def _labels_missing(verdicts: Verdicts, risk: float, confidence: float) -> int |
         rate = float((taken & verdicts.wrong_at(step)).mean())
         if rate >= risk:
             break
-        needed = _needed(rate, risk, confidence)
+        needed = _needed(rate, risk, confidence, prompts)
         if needed is not None and (fewest is None or needed < fewest):
             fewest = needed
     return None if fewest is None else max(1, fewest - n)
 
 
-def _needed(rate: float, risk: float, confidence: float) -> int | None:
-    """Return the least n at which `rate` of n wrong keeps the bound under the risk, by bisection."""
-    low, high = 1, _MOST_LABELS
-    if upper_bound(int(np.ceil(rate * high)), high, confidence) > risk:
-        return None
+@lru_cache(maxsize=1024)
+def _needed(rate: float, risk: float, confidence: float, prompts: int | None) -> int | None:
+    """Return the least n at which `rate` of n wrong keeps the bound under the risk."""
+
+    def suffices(n: int) -> bool:
+        return _is_shown(int(np.ceil(rate * n)), n, risk, confidence, prompts)
+
+    return _least(1, _MOST_LABELS, suffices) if suffices(_MOST_LABELS) else None
+
+
+def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """Return the least number from which it holds, by bisection; it holds at `high`."""
     while low < high:
         middle = (low + high) // 2
-        if upper_bound(int(np.ceil(rate * middle)), middle, confidence) <= risk:
+        if holds(middle):
             high = middle
         else:
             low = middle + 1

@@ -68,6 +68,7 @@ def calibrate_on(
     left_out: int,
     risk: float,
     confidence: float,
+    prompts: int | None,
     serving: Serving,
 ) -> Promise:
     """Make a promise from labelled prompts; `matcher` must hold none itself. `encode` makes unit rows."""
@@ -82,7 +83,7 @@ def calibrate_on(
         serving.routing.mid_tier,
         serving.conversations.hysteresis,
     )
-    bound = control_risk(verdicts, risk, confidence)
+    bound = control_risk(verdicts, risk, confidence, prompts)
     slope, intercept = fit_line(verdicts.logit, verdicts.right)
     calibrated = sigmoid(slope * verdicts.logit + intercept)
     required = NOTHING_LOCAL if bound.logit is None else float(sigmoid(slope * bound.logit + intercept))
@@ -105,6 +106,7 @@ def calibrate_on(
         ece=expected_calibration_error(calibrated, verdicts.right),
         brier=float(((calibrated - verdicts.right) ** 2).mean()),
         basis=basis_of(serving.routing, matcher.catalog),
+        prompts=prompts,
     )
 
 

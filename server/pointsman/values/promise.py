@@ -35,14 +35,14 @@ class Basis:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """With this `confidence`, at most `risk` of all prompts go to a wrong specialist.
+    """With this `confidence`, at most `risk` of the next `prompts` go to a wrong specialist; None: of all to come.
 
     encoder_hash, exemplar_hash: what it holds for; with any other it is stale
     basis: the settings that it holds for; None in a file of a version that did not note them
     slope, intercept: confidence is σ(slope · logit + intercept) of the logit that exemplars alone give
     required_confidence: from which a local intent is accepted; 1 when the labels support no promise
     wrong: labelled prompts that went to a wrong specialist at that confidence
-    bound: Clopper-Pearson upper bound of their share; local_share: share of prompts answered locally
+    bound: upper bound of their share among those prompts; local_share: share of prompts answered locally
     labels_missing: how many labels more would support a promise; None when more would not help
     ece, brier: of the calibrated confidence, on the labelled traffic
     """
@@ -63,6 +63,7 @@ class Promise:
     ece: float
     brier: float
     basis: Basis | None = None
+    prompts: int | None = None
 
     @property
     def holds(self) -> bool:
