@@ -14,6 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import report
+from corpora import SHOTS, Pairs, read_clinc
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.decision.promise import (
     Verdicts,
@@ -29,7 +30,6 @@ from pointsman.review.traffic import Labelled
 from pointsman.router.snapshot import Matcher, build_snapshot
 from pointsman.settings import load
 from pointsman.values.catalog import Artifact, Catalog, Intent, Specialist
-from quality import SHOTS
 
 ABOUT = """\
 --data names a folder with clinc150/data_full.json and clinc150/domains.json,
@@ -46,14 +46,15 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write, too")
     arguments = parser.parse_args()
-    data = json.loads((arguments.data / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
+    data = read_clinc(arguments.data)
     domains = json.loads((arguments.data / "clinc150" / "domains.json").read_text(encoding="utf-8"))
     settings = load()
     encoder = load_encoder(settings.encoder, ArtifactStore(settings.paths.models, Path.cwd()))
     cache = EmbeddingCache(encoder, settings.paths.cache)
-    traffic = [Labelled(text, intent, labelled=True) for key in ("val", "test") for text, intent in data[key]]
-    traffic += [
-        Labelled(text, None, labelled=True) for key in ("oos_val", "oos_test") for text, _ in data[key]
+    traffic = [
+        Labelled(text, intent, labelled=True)
+        for key in ("val", "test", "oos_val", "oos_test")
+        for text, intent in data[key]
     ]
     rows = []
     with threadpool_limits(limits=1):
@@ -75,17 +76,18 @@ _LEGEND = f"""\
 {RISK:.0%} risk at {CONFIDENCE:.0%} confidence, in percent; medians over splits where nothing else is said.
 
 - promise given: splits whose labels supported one; in the others everything goes to the cloud.
-- kept: splits in which at most {RISK:.0%} of all prompts outside the calibration went to a wrong specialist.
+- kept: splits in which at most {RISK:.0%} of all prompts outside the calibration went to a wrong specialist. The promise is
+  about that many (`--prompts`).
 - wrong specialist: share of those prompts, mean and worst over the splits.
 - local share: of those prompts, answered by a specialist. A seventh to an eighth of them is out of scope.
 - ECE (15 bins of equal count) and Brier score of `Decision.confidence` on those prompts: after calibration on
   labels, and from the exemplars alone."""
 
 
-def _catalog(train: Sequence[tuple[str, str]], domains: dict[str, list[str]], shots: int | None) -> Catalog:
+def _catalog(train: Pairs, domains: dict[str, list[str]], shots: int | None) -> Catalog:
     texts: dict[str, list[str]] = {}
     for text, intent in train:
-        texts.setdefault(intent, []).append(text.strip())
+        texts.setdefault(str(intent), []).append(text.strip())
     of = {intent: domain for domain, intents in domains.items() for intent in intents}
     generator = np.random.default_rng(0)
     intents = []
@@ -123,8 +125,8 @@ def _measure(
 
 
 def _split(verdicts: Verdicts, order: np.ndarray, labels: int) -> tuple[float, ...]:
-    calibration, test = _part(verdicts, order[:labels]), _part(verdicts, order[labels:])
-    bound = control_risk(calibration, RISK, CONFIDENCE)
+    calibration, test = verdicts.rows(order[:labels]), verdicts.rows(order[labels:])
+    bound = control_risk(calibration, RISK, CONFIDENCE, len(test.logit))
     slope, intercept = fit_line(calibration.logit, calibration.right)
     local = test.local & (test.logit >= (np.inf if bound.logit is None else bound.logit))
     after, before = sigmoid(slope * test.logit + intercept), sigmoid(test.logit)
@@ -137,10 +139,6 @@ def _split(verdicts: Verdicts, order: np.ndarray, labels: int) -> tuple[float, .
         expected_calibration_error(before, test.right),
         float(((before - test.right) ** 2).mean()),
     )
-
-
-def _part(verdicts: Verdicts, rows: np.ndarray) -> Verdicts:
-    return Verdicts(verdicts.logit[rows], verdicts.local[rows], verdicts.wrong[rows], verdicts.right[rows])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The test splits are read here and nowhere else, once, to print the table; nothin
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -21,9 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 import report
+from corpora import (
+    ABOUT,
+    SEEDS,
+    Labels,
+    Pairs,
+    add_data,
+    check_data,
+    draw,
+    draw_few,
+    read_banking,
+    read_clinc,
+    words_of,
+)
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.decision.calibrate import Calibration, calibrate, calibrate_held_out
 from pointsman.decision.cross_fit import cross_fit, cross_fit_strays, gap_of
@@ -33,23 +46,13 @@ from pointsman.embedding.encoder import Rows
 from pointsman.embedding.load import load_encoder
 from pointsman.index.exemplar_index import ExemplarIndex
 from pointsman.settings import load
-from pointsman.values.catalog import Intent
 from quality_table import THRESHOLDS, Figures, Peer, Result, Results, render
 
-ABOUT = """\
-The data is public and not part of this repository. --data names a folder with
-  clinc150/data_full.json   github.com/clinc/oos-eval, data/data_full.json (CC BY 3.0)
-  banking77/train.csv       github.com/PolyAI-LDN/task-specific-datasets, banking_data/ (CC BY 4.0)
-  banking77/test.csv        the same
-"""
 ROOT = Path(__file__).parent.parent
 PEER = ROOT / ".venv-peers" / "bin" / "python"
-FILES = ("clinc150/data_full.json", "banking77/train.csv", "banking77/test.csv")
 REJECTION = 0.05
 OUT_OF_SCOPE = 0.1
 """The share of out-of-scope prompts that confidence expects: the default of `routing.out_of_scope`."""
-SHOTS = 10
-SEEDS = (0, 1, 2)
 NONE = -1
 """The label of a prompt that is out of scope."""
 _TRAFFIC = 6
@@ -57,18 +60,7 @@ _TRAFFIC = 6
 _HELD = 20
 """Training texts an intent of BANKING77 that the peer is fitted on."""
 
-Labels = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Pairs = Sequence[tuple[str, str | None]]
-"""Texts, each with its intent; None is out of scope."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Embedded texts (n, d) with their labels (n,)."""
-
-    rows: Rows
-    labels: Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +121,13 @@ def main() -> None:
     results: Results = {}
     with threadpool_limits(limits=1):
         for corpus in (
-            _clinc(arguments.data / "clinc150" / "data_full.json", cache, arguments.limit),
-            _banking(arguments.data / "banking77", cache, arguments.limit),
+            _clinc(arguments.data, cache, arguments.limit),
+            _banking(arguments.data, cache, arguments.limit),
         ):
-            numbers = Part(corpus.train, corpus.labels[corpus.train])  # type: ignore[arg-type]
-            few = [_few(numbers, corpus.classes, seed).rows for seed in SEEDS]
+            labels = corpus.labels[corpus.train]
+            few = [corpus.train[draw_few(labels, corpus.classes, seed)] for seed in SEEDS]
             for size, draws in (("full", [corpus.train]), ("few", few)):
-                results[corpus.name, size] = [_measure(corpus, np.asarray(draw), peer) for draw in draws]
+                results[corpus.name, size] = [_measure(corpus, drawn, peer) for drawn in draws]
     body = render(results)
     print(body)
     if arguments.out:
@@ -151,14 +143,12 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with the data")
+    add_data(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write, too")
     parser.add_argument("--limit", type=int, metavar="N", help="smoke run: N texts an intent and split")
     parser.add_argument("--peer-python", type=Path, default=PEER, help="with benchmarks/peers.txt installed")
     arguments = parser.parse_args()
-    wanted = [arguments.data / name for name in FILES]
-    if missing := [str(path) for path in wanted if not path.is_file()]:
-        parser.error(f"not there: {', '.join(missing)}\n{ABOUT}")
+    check_data(parser, arguments.data)
     return arguments
 
 
@@ -166,23 +156,16 @@ def _say(line: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(line)
 
 
-def _clinc(path: Path, cache: EmbeddingCache, limit: int | None) -> Corpus:
-    data = json.loads(path.read_text(encoding="utf-8"))
-
-    def pairs(*keys: str) -> Pairs:
-        outside = {key for key in keys if key.startswith("oos")}
-        return [(text, None if key in outside else intent) for key in keys for text, intent in data[key]]
-
-    traffic = pairs("val", "oos_train", "oos_val")
-    return _corpus("CLINC150", (pairs("train"), pairs("test", "oos_test"), traffic), cache, limit)
+def _clinc(folder: Path, cache: EmbeddingCache, limit: int | None) -> Corpus:
+    data = read_clinc(folder)
+    test = [*data["test"], *data["oos_test"]]
+    traffic = [*data["val"], *data["oos_train"], *data["oos_val"]]
+    return _corpus("CLINC150", (data["train"], test, traffic), cache, limit)
 
 
 def _banking(folder: Path, cache: EmbeddingCache, limit: int | None) -> Corpus:
-    parts = []
-    for key in ("train", "test"):
-        with (folder / f"{key}.csv").open(encoding="utf-8", newline="") as file:
-            parts.append([(row["text"], row["category"]) for row in csv.DictReader(file)])
-    return _corpus("BANKING77", (*parts, []), cache, limit)
+    data = read_banking(folder)
+    return _corpus("BANKING77", (data["train"], data["test"], []), cache, limit)
 
 
 def _corpus(name: str, splits: Iterable[Pairs], cache: EmbeddingCache, limit: int | None) -> Corpus:
@@ -194,15 +177,10 @@ def _corpus(name: str, splits: Iterable[Pairs], cache: EmbeddingCache, limit: in
     labels = np.array([number[intent] for _, intent in everything], np.int64)
     numbers = np.split(np.arange(len(texts)), np.cumsum([len(train), len(test)]))
     known = numbers[2]
-    kept = _draw(labels[known], range(len(intents)), _TRAFFIC)
+    kept = draw(labels[known], range(len(intents)), _TRAFFIC)
     numbers[2] = np.concatenate([known[kept], known[labels[known] == NONE]])
     words = words_of(intents)
     return Corpus(name, words, cache.encode(words), texts, _embed(name, texts, cache), labels, *numbers)
-
-
-def words_of(names: Iterable[str]) -> tuple[str, ...]:
-    """Return names of intents as the service reads them."""
-    return tuple(Intent(name, "", ()).words for name in names)
 
 
 def _cut(pairs: Pairs, limit: int | None) -> Pairs:
@@ -225,19 +203,6 @@ def _embed(name: str, texts: Sequence[str], cache: EmbeddingCache) -> Rows:
         rows = cache.encode(texts, lambda done, total: progress.update(task, completed=done, total=total))
         progress.update(task, description=f"embedded {name}", completed=len(texts), total=len(texts))
     return rows
-
-
-def _few(train: Part, classes: int, seed: int) -> Part:
-    """Return the first 10 of a seeded shuffle of each intent."""
-    picked = _draw(train.labels, range(classes), SHOTS, seed)
-    return Part(train.rows[picked], train.labels[picked])
-
-
-def _draw(labels: Labels, classes: Iterable[int], most: int, seed: int = 0, *, share: int = 1) -> Labels:
-    """Return positions of `most` of each class at most, and of no more than one in `share`."""
-    generator = np.random.default_rng(seed)
-    shuffles = (generator.permutation(np.flatnonzero(labels == label)) for label in classes)
-    return np.concatenate([shuffle[: min(most, len(shuffle) // share)] for shuffle in shuffles])
 
 
 def _measure(corpus: Corpus, exemplars: Labels, peer: Path | None) -> Result:
@@ -353,8 +318,8 @@ def _lesson(corpus: Corpus, exemplars: Labels) -> Lesson:
         return Lesson(corpus.traffic, kept)
     rest = np.setdiff1d(corpus.train, exemplars)
     if len(rest):
-        return Lesson(rest[_draw(corpus.labels[rest], range(corpus.classes), _HELD)], kept)
-    held = _draw(corpus.labels[exemplars], range(corpus.classes), _HELD, share=5)
+        return Lesson(rest[draw(corpus.labels[rest], range(corpus.classes), _HELD)], kept)
+    held = draw(corpus.labels[exemplars], range(corpus.classes), _HELD, share=5)
     kept[held] = False
     return Lesson(exemplars[held], kept)
 
@@ -386,7 +351,7 @@ def _figures(corpus: Corpus, verdicts: Verdicts) -> Figures:
     mixed = not inside.all()
     return Figures(
         accuracy=float(right[inside].mean()),
-        auroc=_auroc(verdicts.certainty[inside], verdicts.certainty[~inside]) if mixed else float("nan"),
+        auroc=float(roc_auc_score(inside, verdicts.certainty)) if mixed else float("nan"),
         joint=float(np.where(inside, right & accepted, ~accepted).mean()) if mixed else float("nan"),
         rejected=float(1 - accepted[inside].mean()),
         fit_s=verdicts.fit_s,
@@ -395,14 +360,6 @@ def _figures(corpus: Corpus, verdicts: Verdicts) -> Figures:
         ece=expected_calibration_error(confidence, right) if mixed else float("nan"),
         brier=float(squares.mean()) if mixed else float("nan"),
     )
-
-
-def _auroc(inside: Floats, outside: Floats) -> float:
-    """Return P(inside > outside) + ½ P(equal): Mann and Whitney's U over all pairs."""
-    outside = np.sort(outside)
-    below = np.searchsorted(outside, inside, side="left")
-    upto = np.searchsorted(outside, inside, side="right")
-    return float((below + upto).mean() / (2 * len(outside)))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ recipe was chosen with `--split val`; the test split is read once, to print the 
 """
 
 import argparse
-import csv
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -18,9 +16,23 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 import report
+from corpora import (
+    ABOUT,
+    SEEDS,
+    SHOTS,
+    Labels,
+    Pairs,
+    add_data,
+    check_data,
+    draw_few,
+    read_banking,
+    read_clinc,
+    words_of,
+)
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.decision.cross_fit import cross_fit
 from pointsman.embedding.cache import EmbeddingCache
@@ -32,22 +44,15 @@ from pointsman.embedding.onnx_encoder import OnnxEncoder
 from pointsman.embedding.tune import Lessons, Recipe, Step, fine_tune, hold_out, load_trainable
 from pointsman.host.tuning import taught_of
 from pointsman.settings import Settings, load
-from quality import FILES, REJECTION, SEEDS, SHOTS, Part, _auroc, _few, fit, words_of
+from quality import REJECTION, fit
 
-ABOUT = """\
-The data is public and not part of this repository. --data names a folder with
-  clinc150/data_full.json   github.com/clinc/oos-eval, data/data_full.json (CC BY 3.0)
-  banking77/train.csv       github.com/PolyAI-LDN/task-specific-datasets, banking_data/ (CC BY 4.0)
-  banking77/test.csv        the same
+_NEEDS = """\
 BANKING77 has no validation split: there, every fifth training text is one. Needs the extra `encoder` (torch and sentence-transformers).
 """
 HOLDOUT = 0.2
 FULL_PASSES = 3
 """Over a full training set: some ten minutes on one core; a set of few exemplars has the recipe's passes."""
 FULL, FEW = "all exemplars", f"{SHOTS} an intent"
-Labels = NDArray[np.int64]
-Pairs = Sequence[tuple[str, str]]
-"""Texts, each with its intent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +175,9 @@ Cosine of the int8 graph to torch: {cosines}.
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=ABOUT + _NEEDS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with the data")
+    add_data(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write, too")
     parser.add_argument(
         "--size",
@@ -185,14 +190,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="threads of the tuning")
     parser.add_argument("--set", choices=tuple(_SETS), default="all", help="data measured on; default all")
     arguments = parser.parse_args()
-    for name in FILES:
-        if not (arguments.data / name).is_file():
-            parser.error(f"not there: {arguments.data / name}\n{ABOUT}")
+    check_data(parser, arguments.data)
     return arguments
 
 
 def _clinc(folder: Path, split: str) -> Data:
-    data = json.loads((folder / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
+    data = read_clinc(folder)
     oos = tuple(text for text, _ in data[f"oos_{split}"])
     return _data(
         "CLINC150", {FULL: "95 / 97.8 / 90.5", FEW: "93 / 97.5 / 89.5"}, data["train"], data[split], oos
@@ -200,19 +203,16 @@ def _clinc(folder: Path, split: str) -> Data:
 
 
 def _banking(folder: Path, split: str) -> Data:
-    pairs = {}
-    for key in ("train", "test"):
-        with (folder / "banking77" / f"{key}.csv").open(encoding="utf-8", newline="") as file:
-            pairs[key] = [(row["text"], row["category"]) for row in csv.DictReader(file)]
-    train, test = pairs["train"], pairs["test"]
+    data = read_banking(folder)
+    train, test = data["train"], data["test"]
     if split == "val":
         train, test = [pair for i, pair in enumerate(train) if i % 5], train[::5]
     return _data("BANKING77", {FULL: "93.3", FEW: "86"}, train, test, ())
 
 
 def _data(name: str, aims: dict[str, str], train: Pairs, test: Pairs, oos: tuple[str, ...]) -> Data:
-    intents = sorted({intent for _, intent in train})
-    number = {intent: i for i, intent in enumerate(intents)}
+    intents = sorted({intent for _, intent in train if intent is not None})
+    number: dict[str | None, int] = {intent: i for i, intent in enumerate(intents)}
 
     def lessons(pairs: Pairs) -> Lessons:
         labels = np.array([number[intent] for _, intent in pairs], np.int64)
@@ -231,8 +231,7 @@ _SETS: dict[str, Callable[[Path, str], tuple[Data, ...]]] = {
 
 def _draw(data: Data, seed: int) -> Lessons:
     """Return the exemplars that quality.py draws with this seed."""
-    everything = Part(np.arange(len(data.train.texts)), data.train.labels)  # type: ignore[arg-type]
-    picked = _few(everything, data.classes, seed).rows
+    picked = draw_few(data.train.labels, data.classes, seed)
     return Lessons(tuple(data.train.texts[i] for i in picked), data.train.labels[picked])
 
 
@@ -294,9 +293,10 @@ def _figures(
     _, sure_outside = certainty(outside)
     right, accepted = predicted == data.test.labels, sure >= calibration.margin
     refused = sure_outside < calibration.margin
+    in_scope = np.arange(len(sure) + len(sure_outside)) < len(sure)
     return Figures(
         accuracy=float(right.mean()),
-        auroc=_auroc(sure, sure_outside) if data.oos else nan,
+        auroc=float(roc_auc_score(in_scope, np.concatenate([sure, sure_outside]))) if data.oos else nan,
         joint=float(((right & accepted).sum() + refused.sum()) / (len(right) + len(refused)))
         if data.oos
         else nan,
