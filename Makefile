@@ -48,6 +48,7 @@ constraints: $(DEV)/installed
 ## bench: run every benchmark, one after the other, on an otherwise idle machine; DATA names the data folder
 bench: $(DEV)/installed $(PEERS)/installed
 	$(DEV)/bin/python benchmarks/quality.py --data $(DATA) --out benchmarks/results/quality.md
+	$(DEV)/bin/python benchmarks/small_catalogs.py --data $(DATA) --out benchmarks/results/small_catalogs.md
 	$(DEV)/bin/python benchmarks/tune.py --data $(DATA) --size few --out benchmarks/results/tune.md
 	$(DEV)/bin/python benchmarks/tune.py --data $(DATA) --size full --out benchmarks/results/tune_full.md
 	$(DEV)/bin/python benchmarks/promise.py --data $(DATA) --out benchmarks/results/promise.md

@@ -22,6 +22,8 @@ SHOTS = 10
 """Exemplars an intent where they are few."""
 SEEDS = (0, 1, 2)
 """Draws of those."""
+NONE = -1
+"""The label of a prompt that is out of scope."""
 
 Labels = NDArray[np.int64]
 Pairs = Sequence[tuple[str, str | None]]

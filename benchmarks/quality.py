@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 import report
 from corpora import (
     ABOUT,
+    NONE,
     SEEDS,
     Labels,
     Pairs,
@@ -53,8 +54,6 @@ PEER = ROOT / ".venv-peers" / "bin" / "python"
 REJECTION = 0.05
 OUT_OF_SCOPE = 0.1
 """The share of out-of-scope prompts that confidence expects: the default of `routing.out_of_scope`."""
-NONE = -1
-"""The label of a prompt that is out of scope."""
 _TRAFFIC = 6
 """Validation prompts an intent of CLINC150: 900 beside 200 out of scope, the test split's own mixture."""
 _HELD = 20
@@ -67,11 +66,12 @@ Floats = NDArray[np.float64]
 class Corpus:
     """One data set: n texts with rows (n, d) and labels (n,), and the row numbers of its splits.
 
-    words: (C,), the names of its intents as words, with rows (C, d)
+    intents: (C,); words: their names as words, with rows (C, d)
     traffic: labelled prompts that are neither exemplars nor test; empty where the data set has none
     """
 
     name: str
+    intents: tuple[str, ...]
     words: tuple[str, ...]
     names: Rows
     texts: tuple[str, ...]
@@ -121,13 +121,13 @@ def main() -> None:
     results: Results = {}
     with threadpool_limits(limits=1):
         for corpus in (
-            _clinc(arguments.data, cache, arguments.limit),
+            clinc_corpus(arguments.data, cache, arguments.limit),
             _banking(arguments.data, cache, arguments.limit),
         ):
             labels = corpus.labels[corpus.train]
             few = [corpus.train[draw_few(labels, corpus.classes, seed)] for seed in SEEDS]
             for size, draws in (("full", [corpus.train]), ("few", few)):
-                results[corpus.name, size] = [_measure(corpus, drawn, peer) for drawn in draws]
+                results[corpus.name, size] = [measure(corpus, drawn, peer) for drawn in draws]
     body = render(results)
     print(body)
     if arguments.out:
@@ -156,7 +156,8 @@ def _say(line: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(line)
 
 
-def _clinc(folder: Path, cache: EmbeddingCache, limit: int | None) -> Corpus:
+def clinc_corpus(folder: Path, cache: EmbeddingCache, limit: int | None = None) -> Corpus:
+    """Read and embed CLINC150."""
     data = read_clinc(folder)
     test = [*data["test"], *data["oos_test"]]
     traffic = [*data["val"], *data["oos_train"], *data["oos_val"]]
@@ -180,7 +181,8 @@ def _corpus(name: str, splits: Iterable[Pairs], cache: EmbeddingCache, limit: in
     kept = draw(labels[known], range(len(intents)), _TRAFFIC)
     numbers[2] = np.concatenate([known[kept], known[labels[known] == NONE]])
     words = words_of(intents)
-    return Corpus(name, words, cache.encode(words), texts, _embed(name, texts, cache), labels, *numbers)
+    rows = _embed(name, texts, cache)
+    return Corpus(name, tuple(intents), words, cache.encode(words), texts, rows, labels, *numbers)
 
 
 def _cut(pairs: Pairs, limit: int | None) -> Pairs:
@@ -205,7 +207,8 @@ def _embed(name: str, texts: Sequence[str], cache: EmbeddingCache) -> Rows:
     return rows
 
 
-def _measure(corpus: Corpus, exemplars: Labels, peer: Path | None) -> Result:
+def measure(corpus: Corpus, exemplars: Labels, peer: Path | None) -> Result:
+    """Measure one draw of exemplars (n,), and semantic-router on the same by its Python."""
     name = f"{corpus.name}, {len(exemplars)} exemplars"
     _say(f"{name}: pointsman")
     rows, labels, queries = corpus.rows[exemplars], corpus.labels[exemplars], corpus.rows[corpus.test]
@@ -354,6 +357,7 @@ def _figures(corpus: Corpus, verdicts: Verdicts) -> Figures:
         auroc=float(roc_auc_score(inside, verdicts.certainty)) if mixed else float("nan"),
         joint=float(np.where(inside, right & accepted, ~accepted).mean()) if mixed else float("nan"),
         rejected=float(1 - accepted[inside].mean()),
+        accepted_outside=float(accepted[~inside].mean()) if mixed else float("nan"),
         fit_s=verdicts.fit_s,
         ece_inside=expected_calibration_error(confidence[inside], right[inside]),
         brier_inside=float(squares[inside].mean()),

@@ -48,6 +48,7 @@ class Figures:
     auroc: float
     joint: float
     rejected: float
+    accepted_outside: float
     fit_s: float
     ece_inside: float
     brier_inside: float

@@ -89,6 +89,20 @@ def test_a_bundle_routes_exactly_as_what_it_was_made_of(tmp_path, second_head, n
     assert again.catalog.exemplar_hash == matcher.catalog.exemplar_hash
 
 
+def test_a_bundle_of_before_scores_as_it_did(monkeypatch):
+    """With few intents the projection once counted as much as with many; such a bundle does not say how much."""
+    monkeypatch.setattr("pointsman.index.transform._ENOUGH_AXES", 1)
+    matcher = make_matcher()
+    monkeypatch.undo()
+    members = members_of(matcher, ENCODER)
+    numbers = json.loads(members["calibration.json"])
+    assert numbers.pop("share") == 0.5
+    again = matcher_of(members | {"calibration.json": json.dumps(numbers).encode()}, 5)
+    for row in unit_rows(np.random.default_rng(1), 50, 32):
+        assert again.match(row) == matcher.match(row)
+        assert make_matcher().match(row) != matcher.match(row)
+
+
 def test_a_bundle_says_which_encoder_it_needs(bundle):
     assert encoder_of(read_bundle_file(bundle).members) == ENCODER
 

@@ -132,8 +132,24 @@ def test_a_catalog_of_one_target_has_nothing_to_leave_for_but_the_cloud(setting)
     catalog = setting.matcher.catalog
     one = replace(catalog, intents=tuple(i for i in catalog.intents if i.target == "slots"))
     rule = conversations.setting_of(one, setting.cache).conversation
-    rows = _say(setting, "weather in Turku?", "and tomorrow?", "draft an email to my boss asking for leave")
+    rows = _say(setting, "weather in Turku?", "and tomorrow?", "who invented the zip fastener?")
     assert [target_of(rule.read(rows[: i + 1]).evidence) for i in range(3)] == ["slots", "slots", "cloud"]
+
+
+@pytest.mark.parametrize("target", ["sql", "slots", "support"])
+def test_a_catalog_of_few_intents_accepts_nothing_that_is_far_from_all(setting, target) -> None:
+    catalog = setting.matcher.catalog
+    few = replace(catalog, intents=tuple(i for i in catalog.intents if i.target == target))
+    matcher = conversations.setting_of(few, setting.cache).matcher
+    far = (
+        "who invented the zip fastener?", "how do I tie a bowline", "fix this python function",
+        "translate good morning into Finnish", "convert 12 stone to kilograms", "explain photosynthesis",
+    )  # fmt: skip
+    accepted = [
+        text for text, row in zip(far, _say(setting, *far), strict=True) if matcher.match(row).accepted
+    ]
+    assert accepted == []
+    assert all(matcher.match(row).accepted for row in _say(setting, *(i.exemplars[0] for i in few.intents)))
 
 
 def test_a_catalog_of_the_cloud_alone_routes_there_and_says_why(setting) -> None:

@@ -1,4 +1,4 @@
-"""The class score against the formula of DESIGN.md, written again in plain NumPy and float64."""
+"""The class score against its formula (docs/routing.md), written again in plain NumPy and float64."""
 
 import threading
 from collections.abc import Callable
@@ -22,7 +22,7 @@ TOLERANCE = 2e-5  # float32 against float64
 
 
 class Formula:
-    """The score of DESIGN.md, one exemplar and one class at a time. Shares no code with the index."""
+    """The score of docs/routing.md, one exemplar and one class at a time. Shares no code with the index."""
 
     def __init__(self, rows: Rows, labels: NDArray[np.int64], classes: int) -> None:
         self.rows, self.labels, self.classes = rows.astype(np.float64), labels, classes
@@ -40,10 +40,11 @@ class Formula:
         between = np.array([m - self.centre for m in means]) @ self.whiten
         _, v = np.linalg.eigh(between.T @ between)
         self.directions = v[:, ::-1][:, : min(classes - 1, d)]
+        self.share = min(0.5, 0.5 * self.directions.shape[1] / 25)
 
     def vector(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         z = self.directions.T @ self.whiten @ (x - self.centre)
-        return np.concatenate([z / np.linalg.norm(z), x]) / np.sqrt(2)
+        return np.concatenate([np.sqrt(self.share) * z / np.linalg.norm(z), np.sqrt(1 - self.share) * x])
 
     def scores(self, query: Rows) -> NDArray[np.float64]:
         v = self.vector(query.astype(np.float64))
@@ -138,13 +139,14 @@ def test_the_projection_has_a_column_less_than_classes_and_at_most_d(classes, d,
     assert vectors.dtype == np.float32
 
 
-def test_transformed_rows_have_length_one_and_end_in_the_embedding():
+@pytest.mark.parametrize(("classes", "share"), [(2, 0.02), (4, 0.06), (25, 0.48), (26, 0.5), (33, 0.5)])
+def test_transformed_rows_have_length_one_and_end_in_the_embedding(classes, share):
     generator = np.random.default_rng(0)
-    labels = np.repeat(np.arange(4), 5)
-    rows = clustered_rows(generator, labels, 16)
-    vectors = fit_transform(rows, labels, 4).apply(rows)
+    labels = np.repeat(np.arange(classes), 5)
+    rows = clustered_rows(generator, labels, 40)
+    vectors = fit_transform(rows, labels, classes).apply(rows)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=TOLERANCE)
-    np.testing.assert_allclose(vectors[:, -16:] * np.sqrt(2), rows, atol=TOLERANCE)
+    np.testing.assert_allclose(vectors[:, -40:], np.sqrt(1 - share) * rows, atol=TOLERANCE)
 
 
 def test_the_transform_sets_classes_apart_that_share_a_dominant_direction():

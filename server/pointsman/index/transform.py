@@ -13,15 +13,23 @@ from numpy.typing import NDArray
 from pointsman.embedding.encoder import Rows
 
 _SHRINKAGE = 0.5
-_HALF = np.float32(np.sqrt(0.5))
+_ENOUGH_AXES = 25
+"""From which the projection counts as much as the embedding. With two axes each prompt points somewhere near a class:
+on validation prompts of CLINC150, catalogs of three related intents accepted 5.2 % of what was out of their scope, and
+3.0 % with the projection counting less; with seven 4.1 and 2.8 %, with fifteen 5.8 and 4.3 %."""
+HALF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """x to v = [√½ norm(Pᵀ(x − m̄)) ; √½ x]; with fewer than two classes P is empty and v = x."""
+    """x to v = [√s norm(Pᵀ(x − m̄)) ; √(1 − s) x]; with fewer than two classes P is empty and v = x.
+
+    share: s, ½ from 25 axes on, and with fewer in proportion
+    """
 
     projection: Rows  # (d, k), k = min(C - 1, d)
     mean: Rows  # (d,)
+    share: float = HALF
 
     def apply(self, x: Rows) -> Rows:
         """Return unit rows (n, k + d) for unit rows (n, d)."""
@@ -30,9 +38,12 @@ class Transform:
         k = self.projection.shape[1]
         v = np.empty((len(x), k + x.shape[1]), np.float32)
         z = (x - self.mean) @ self.projection
-        z *= _HALF / np.maximum(np.sqrt(np.einsum("ij,ij->i", z, z)), np.float32(1e-12))[:, None]
+        z *= (
+            np.float32(np.sqrt(self.share))
+            / np.maximum(np.sqrt(np.einsum("ij,ij->i", z, z)), np.float32(1e-12))[:, None]
+        )
         v[:, :k] = z
-        np.multiply(x, _HALF, out=v[:, k:])
+        np.multiply(x, np.float32(np.sqrt(1 - self.share)), out=v[:, k:])
         return v
 
 
@@ -57,4 +68,5 @@ def fit_transform(x: Rows, labels: NDArray[np.int64], classes: int) -> Transform
     root = cholesky(covariance, lower=True)  # to whiten by; any other root gives the same axes
     _, _, axes = np.linalg.svd(solve_triangular(root, (means - centre).T, lower=True).T, full_matrices=False)
     projection = solve_triangular(root, axes[:k].T, lower=True, trans=1)
-    return Transform(np.ascontiguousarray(projection, np.float32), centre.astype(np.float32))
+    share = HALF * min(1.0, k / _ENOUGH_AXES)
+    return Transform(np.ascontiguousarray(projection, np.float32), centre.astype(np.float32), share)

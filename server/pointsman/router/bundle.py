@@ -15,7 +15,7 @@ from pointsman.embedding.encoder import Rows
 from pointsman.errors import ArtifactError
 from pointsman.index.exemplar_index import ExemplarIndex, Fitted
 from pointsman.index.head import Head
-from pointsman.index.transform import Transform
+from pointsman.index.transform import HALF, Transform
 from pointsman.router.leaning import fit_leaning
 from pointsman.router.snapshot import Learned, Matcher, exemplars_of, scorer_of
 from pointsman.values.catalog import Catalog, Intent, Rule, Specialist
@@ -49,6 +49,7 @@ class _Calibration:
     curve: Curve
     second_head: bool
     scorer: str = ""
+    share: float = HALF  # of the projection in the scores
 
 
 _CATALOG, _CALIBRATION = TypeAdapter(_Catalog), TypeAdapter(_Calibration)
@@ -65,6 +66,7 @@ def members_of(matcher: Matcher, encoder: EncoderId) -> dict[str, bytes]:
         calibration.curve,
         calibration.second_head,
         matcher.scorer,
+        index.transform.share,
     )
     members = {
         "encoder.json": _ENCODER.dump_json(encoder, indent=2),
@@ -114,7 +116,8 @@ def matcher_of(members: Mapping[str, bytes], neighbors: int) -> Matcher:
     rows = _array(members, "exemplars.npy", (n, None))
     d = rows.shape[1]
     projection = _array(members, "transform/projection.npy", (d, None))
-    transform = Transform(projection, _array(members, "transform/mean.npy", (d,)))
+    numbers = _json(members, "calibration.json", _CALIBRATION)
+    transform = Transform(projection, _array(members, "transform/mean.npy", (d,)), numbers.share)
     head = None
     if "head/weights.npy" in members:
         head = Head(
@@ -131,7 +134,6 @@ def matcher_of(members: Mapping[str, bytes], neighbors: int) -> Matcher:
         names=names,
         fitted=Fitted(transform, head, vectors),
     )
-    numbers = _json(members, "calibration.json", _CALIBRATION)
     if len(numbers.offsets) != classes:
         _refuse("calibration.json", f"{len(numbers.offsets)} offsets for {classes} intents")
     offsets: NDArray[np.float64] = np.array(numbers.offsets)
