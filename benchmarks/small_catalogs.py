@@ -70,7 +70,8 @@ In percent, means over the ten domains of CLINC150; {SHOTS} exemplars an intent.
 - out of scope, accepted: of the test prompts of all other intents (every {_OTHERS}th) and of those that CLINC150 calls out of
   scope, how many an intent accepts.
 - projection and embedding alike: as it would be if the projection counted half however few intents there are.
-- semantic-router: the setting that does best on its fit texts, with the thresholds that do best there."""
+- semantic-router: the setting that does best on its fit texts, with the thresholds that do best there. Those are
+  validation prompts with labels, out-of-scope ones among them; pointsman has seen exemplars alone."""
 
 
 def _parse() -> argparse.Namespace:
