@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,7 +19,7 @@ from rich.progress import track
 from threadpoolctl import threadpool_limits
 
 import report
-from corpora import ABOUT, NONE, SHOTS, add_data, check_data, draw_few
+from corpora import ABOUT, NONE, SEEDS, SHOTS, add_data, check_data, draw_few
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.load import load_encoder
@@ -45,8 +46,9 @@ def main() -> None:
     with threadpool_limits(limits=1):
         everything = clinc_corpus(arguments.data, cache)
         for size in SIZES:
-            bar = track(domains.values(), f"{size} intents", console=Console(stderr=True))
-            found = [_measure(_catalog(everything, intents[:size]), peer) for intents in bar]
+            draws = list(product(domains.values(), SEEDS))
+            bar = track(draws, f"{size} intents", console=Console(stderr=True))
+            found = [_measure(_catalog(everything, intents[:size]), seed, peer) for intents, seed in bar]
             rows += [
                 [f"{size} intents: {name}", *_means([figures[name] for figures in found])]
                 for name in found[0]
@@ -65,7 +67,7 @@ def main() -> None:
 
 
 _LEGEND = f"""\
-In percent, means over the ten domains of CLINC150; {SHOTS} exemplars an intent. Columns as in quality.md.
+In percent, means over the ten domains of CLINC150 and {len(SEEDS)} draws of {SHOTS} exemplars an intent. Columns as in quality.md.
 
 - out of scope, accepted: of the test prompts of all other intents (every {_OTHERS}th) and of those that CLINC150 calls out of
   scope, how many an intent accepts.
@@ -111,8 +113,8 @@ def _catalog(everything: Corpus, intents: Sequence[str]) -> Corpus:
     )
 
 
-def _measure(corpus: Corpus, peer: Path | None) -> dict[str, Figures]:
-    exemplars = corpus.train[draw_few(corpus.labels[corpus.train], corpus.classes, 0)]
+def _measure(corpus: Corpus, seed: int, peer: Path | None) -> dict[str, Figures]:
+    exemplars = corpus.train[draw_few(corpus.labels[corpus.train], corpus.classes, seed)]
     result = measure(corpus, exemplars, peer)
     with patch.object(transform, "_ENOUGH_AXES", 1):
         alike = measure(corpus, exemplars, None)
