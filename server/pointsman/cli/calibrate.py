@@ -26,7 +26,9 @@ def calibrate(
     prompts: Annotated[
         int,
         typer.Option(
-            min=1, help="How many prompts to come the promise is about; among fewer, chance may break it."
+            min=1,
+            max=10_000_000,
+            help="How many prompts to come the promise is about; among fewer, chance may break it.",
         ),
     ] = 10_000,
     out: Annotated[Path | None, typer.Option(help="File to write; paths.calibration when left out.")] = None,
