@@ -14,10 +14,12 @@ from pointsman.values.catalog import Intent
 ABOUT = """\
 The data is public and not part of this repository. --data names a folder with
   clinc150/data_full.json   github.com/clinc/oos-eval, data/data_full.json (CC BY 3.0)
+  clinc150/domains.json     the same
   banking77/train.csv       github.com/PolyAI-LDN/task-specific-datasets, banking_data/ (CC BY 4.0)
   banking77/test.csv        the same
 """
-FILES = ("clinc150/data_full.json", "banking77/train.csv", "banking77/test.csv")
+CLINC, DOMAINS = "clinc150/data_full.json", "clinc150/domains.json"
+BANKING = ("banking77/train.csv", "banking77/test.csv")
 SHOTS = 10
 """Exemplars an intent where they are few."""
 SEEDS = (0, 1, 2)
@@ -35,25 +37,31 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder with the data")
 
 
-def check_data(parser: argparse.ArgumentParser, folder: Path) -> None:
-    """End the benchmark with a word on where the data is from, if it is not there."""
-    if missing := [str(folder / name) for name in FILES if not (folder / name).is_file()]:
+def check_data(parser: argparse.ArgumentParser, folder: Path, *names: str) -> None:
+    """End the benchmark with a word on where the data is from, if a file of it is not there."""
+    if missing := [str(folder / name) for name in names if not (folder / name).is_file()]:
         parser.error(f"not there: {', '.join(missing)}\n{ABOUT}")
 
 
 def read_clinc(folder: Path) -> dict[str, Pairs]:
     """Return the splits of CLINC150 by name; those named `oos_…` are out of scope."""
-    data = json.loads((folder / FILES[0]).read_text(encoding="utf-8"))
+    data = json.loads((folder / CLINC).read_text(encoding="utf-8"))
     return {
         key: [(text, None if key.startswith("oos_") else intent) for text, intent in pairs]
         for key, pairs in data.items()
     }
 
 
+def read_domains(folder: Path) -> dict[str, list[str]]:
+    """Return the intents of CLINC150's ten domains, by domain."""
+    domains: dict[str, list[str]] = json.loads((folder / DOMAINS).read_text(encoding="utf-8"))
+    return domains
+
+
 def read_banking(folder: Path) -> dict[str, Pairs]:
     """Return the splits of BANKING77, `train` and `test`."""
     splits: dict[str, Pairs] = {}
-    for name in FILES[1:]:
+    for name in BANKING:
         with (folder / name).open(encoding="utf-8", newline="") as file:
             splits[Path(name).stem] = [(row["text"], row["category"]) for row in csv.DictReader(file)]
     return splits

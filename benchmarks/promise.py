@@ -6,7 +6,6 @@ belong to the cloud. Each split calibrates on some prompts and counts the wrong 
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import report
-from corpora import SHOTS, Pairs, read_clinc
+from corpora import ABOUT, CLINC, DOMAINS, SHOTS, Pairs, add_data, check_data, read_clinc, read_domains
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.decision.promise import (
     Verdicts,
@@ -31,9 +30,6 @@ from pointsman.router.snapshot import Matcher, build_snapshot
 from pointsman.settings import load
 from pointsman.values.catalog import Artifact, Catalog, Intent, Specialist
 
-ABOUT = """\
---data names a folder with clinc150/data_full.json and clinc150/domains.json,
-both from github.com/clinc/oos-eval (CC BY 3.0)."""
 RISK, CONFIDENCE = 0.02, 0.95
 LABELS = (200, 500, 1000, 2000)
 
@@ -42,12 +38,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    add_data(parser)
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write, too")
     arguments = parser.parse_args()
+    check_data(parser, arguments.data, CLINC, DOMAINS)
     data = read_clinc(arguments.data)
-    domains = json.loads((arguments.data / "clinc150" / "domains.json").read_text(encoding="utf-8"))
+    domains = read_domains(arguments.data)
     settings = load()
     encoder = load_encoder(settings.encoder, ArtifactStore(settings.paths.models, Path.cwd()))
     cache = EmbeddingCache(encoder, settings.paths.cache)

@@ -26,6 +26,8 @@ from threadpoolctl import threadpool_limits
 import report
 from corpora import (
     ABOUT,
+    BANKING,
+    CLINC,
     NONE,
     SEEDS,
     Labels,
@@ -148,7 +150,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, metavar="N", help="smoke run: N texts an intent and split")
     parser.add_argument("--peer-python", type=Path, default=PEER, help="with benchmarks/peers.txt installed")
     arguments = parser.parse_args()
-    check_data(parser, arguments.data)
+    check_data(parser, arguments.data, CLINC, *BANKING)
     return arguments
 
 

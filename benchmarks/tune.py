@@ -22,6 +22,8 @@ from threadpoolctl import threadpool_limits
 import report
 from corpora import (
     ABOUT,
+    BANKING,
+    CLINC,
     SEEDS,
     SHOTS,
     Labels,
@@ -190,7 +192,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="threads of the tuning")
     parser.add_argument("--set", choices=tuple(_SETS), default="all", help="data measured on; default all")
     arguments = parser.parse_args()
-    check_data(parser, arguments.data)
+    check_data(parser, arguments.data, CLINC, *BANKING)
     return arguments
 
 

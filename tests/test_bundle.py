@@ -98,9 +98,27 @@ def test_a_bundle_of_before_scores_as_it_did(monkeypatch):
     numbers = json.loads(members["calibration.json"])
     assert numbers.pop("share") == 0.5
     again = matcher_of(members | {"calibration.json": json.dumps(numbers).encode()}, 5)
+    now = make_matcher()
     for row in unit_rows(np.random.default_rng(1), 50, 32):
         assert again.match(row) == matcher.match(row)
-        assert make_matcher().match(row) != matcher.match(row)
+        assert now.match(row) != matcher.match(row)
+
+
+def test_a_bundle_file_of_before_is_read(bundle):
+    manifest = json.loads(member(bundle, "manifest.json"))
+    assert manifest["format"] == 2
+    rewrite(bundle, {"manifest.json": json.dumps(manifest | {"format": 1}).encode()})
+    assert read_bundle_file(bundle).members.keys() == members_of(make_matcher(), ENCODER).keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("share", 2.0), ("share", -0.1), ("share", "nan"), ("margin", "inf")]
+)
+def test_a_number_that_no_score_can_be_made_with_is_refused(field, value):
+    members = members_of(make_matcher(), ENCODER)
+    numbers = json.loads(members["calibration.json"]) | {field: float(value)}
+    with pytest.raises(ArtifactError, match=rf"calibration\.json.*{field}"):
+        matcher_of(members | {"calibration.json": json.dumps(numbers).encode()}, 5)
 
 
 def test_a_bundle_says_which_encoder_it_needs(bundle):
@@ -198,7 +216,7 @@ def test_a_zip_that_is_no_bundle_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "manifest", [b"[]", b"{", b'{"format": 2}', b'{"format": 1}', b'{"format": 1, "members": 3}']
+    "manifest", [b"[]", b"{", b'{"format": 3}', b'{"format": 1}', b'{"format": 2, "members": 3}']
 )
 def test_a_manifest_of_another_kind_is_refused(bundle, manifest):
     rewrite(bundle, {"manifest.json": manifest})

@@ -81,10 +81,11 @@ def test_calibrating_writes_a_promise_and_says_it(site: Site) -> None:
     site.fill()
     path = site.root / "c.json"
     traffic = write_traffic(site.root / "traffic.jsonl")
-    result = _run("calibrate", "--data", str(traffic), "--risk", "0.05", "--out", str(path), site=site)
+    asked = ("calibrate", "--data", str(traffic), "--risk", "0.05", "--out", str(path))
+    result = _run(*asked, "--prompts", "2000", site=site)
     assert result.returncode == 0, result.stderr
     assert (
-        "at most 5.0% of the next 10,000 prompts go to a wrong specialist, with 95% confidence"
+        "at most 5.0% of the next 2,000 prompts go to a wrong specialist, with 95% confidence"
         in result.stdout
     )
     assert "180 labels (120 in scope, 60 out of scope)" in result.stdout
@@ -92,7 +93,23 @@ def test_calibrating_writes_a_promise_and_says_it(site: Site) -> None:
     assert promise.holds
     assert promise.local_share > 0.3
     assert promise.bound <= 0.05
+    assert promise.prompts == 2000
     assert "about first turns only" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ("19", "no wrong one would be allowed: with --risk 0.05 give 20 or more (got 19)"),
+        ("0", "Input should be greater than or equal to 1"),
+        ("10000001", "Input should be less than or equal to 10000000"),
+    ],
+)
+def test_a_promise_about_too_few_or_too_many_prompts_is_refused(site: Site, prompts: str, said: str) -> None:
+    traffic = write_traffic(site.fill().root / "traffic.jsonl")
+    result = _run("calibrate", "--data", str(traffic), "--risk", "0.05", "--prompts", prompts, site=site)
+    assert result.returncode == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_a_folder_that_is_missing_is_made_and_one_that_cannot_be_made_is_an_error(site: Site) -> None:

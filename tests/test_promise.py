@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -72,7 +73,8 @@ def test_the_bound_is_over_what_was_seen(wrong, n, confidence):
 
 @pytest.mark.parametrize(
     ("wrong", "n", "prompts", "expected"),
-    # By hand: one label, right, and two prompts to come: of three in a row the wrong one is the label in a third.
+    # By hand: were one of the two to come right and one wrong, or both wrong, the label is the right one of the three in
+    # a third of the cases at least; were the one to come after 19 wrong, it is that one of 20 in a twentieth.
     [(0, 1, 2, 1.0), (0, 20, 1, 0.0), (0, 19, 1, 0.0), (0, 18, 1, 1.0), (3, 3, 10, 1.0)],
 )
 def test_the_bound_of_prompts_to_come_counts_them(wrong, n, prompts, expected):
@@ -83,8 +85,37 @@ def test_the_bound_of_prompts_to_come_counts_them(wrong, n, prompts, expected):
 def test_among_few_prompts_to_come_chance_adds_to_the_bound(wrong, n, prompts):
     wrong = min(wrong, n)
     of_all = upper_bound(wrong, n, 0.95)
-    assert upper_bound(wrong, n, 0.95, prompts) >= of_all - 1 / prompts
+    if prompts > 20:
+        assert upper_bound(wrong, n, 0.95, prompts) >= of_all - 1 / prompts
     assert upper_bound(wrong, n, 0.95, 10_000_000) == pytest.approx(of_all, abs=1e-4)
+
+
+@pytest.mark.parametrize(("n", "prompts"), [(4, 4), (3, 6), (6, 4)])
+@pytest.mark.parametrize("risk", [0.2, 0.34, 0.5])
+@pytest.mark.parametrize("confidence", [0.3, 0.6, 0.8])
+@pytest.mark.parametrize("nested", [True, False])
+def test_of_all_ways_to_split_prompts_into_labels_and_those_to_come_few_break_a_promise(
+    n, prompts, risk, confidence, nested
+):
+    """Nothing is left to chance: every split of every kind of traffic drawn here is counted."""
+    generator = np.random.default_rng(0)
+    total, steps = n + prompts, len(LOGITS)
+    for _ in range(5):
+        if nested:  # each is wrong from some step on
+            wrong = np.arange(steps)[:, None] >= generator.integers(0, 40, total)
+        else:  # a later turn of a conversation may come right again
+            wrong = generator.random((steps, total)) < 0.3
+            wrong[0] = False
+        every = Verdicts(np.zeros(total), np.ones((steps, total), np.bool_), wrong, ~wrong[-1])
+        splits = [np.array(labels) for labels in combinations(range(total), n)]
+        broken = 0
+        for labels in splits:
+            bound = control_risk(every.rows(labels), risk, confidence, prompts)
+            if bound.logit is not None:
+                coming = every.rows(np.setdiff1d(np.arange(total), labels))
+                step = int(np.flatnonzero(bound.logit == LOGITS)[0])
+                broken += coming.wrong_at(step).sum() > risk * prompts
+        assert broken <= (1 - confidence) * len(splits) + 1e-9
 
 
 # Risk
@@ -188,8 +219,8 @@ def test_a_line_that_would_turn_confidence_round_is_not_used():
 
 def test_a_calibration_file_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "calibration.json"
-    path.write_text(calibration_json(promise()))
-    assert read_calibration(path) == promise()
+    path.write_text(calibration_json(promise(prompts=500)))
+    assert read_calibration(path) == promise(prompts=500)
 
 
 @pytest.mark.parametrize(

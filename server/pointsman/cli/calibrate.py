@@ -1,5 +1,6 @@
 """`pointsman calibrate`: a promise from labelled traffic."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,7 @@ def calibrate(
         typer.Option(
             min=1,
             max=10_000_000,
-            help="How many prompts to come the promise is about; among fewer, chance may break it.",
+            help="How many prompts to come the promise is about: 1/risk or more. Among fewer, chance may break it.",
         ),
     ] = 10_000,
     out: Annotated[Path | None, typer.Option(help="File to write; paths.calibration when left out.")] = None,
@@ -51,6 +52,11 @@ def calibrate(
     for name, value in (("--risk", risk), ("--confidence", confidence)):
         if not 0 < value < 1:
             raise ConfigError(f"{name}: must lie between 0 and 1 (got {value})")
+    if prompts * risk < 1:
+        raise ConfigError(
+            f"--prompts: of so few, no wrong one would be allowed: with --risk {risk:g} give {math.ceil(1 / risk):,} "
+            f"or more (got {prompts})"
+        )
     settings = load(config)
     configure_logs(settings.log)
     traffic = read_traffic(data, need_labels=True, conversations=True)
@@ -94,7 +100,8 @@ def calibrate(
     more = (
         f"about {promise.labels_missing} more labels like these would support one"
         if promise.labels_missing
-        else "more labels will not help: too many of the surest routes are wrong; see `pointsman lint`"
+        else "more labels will not help: too many of the surest routes are wrong (see `pointsman lint`), or "
+        "--prompts are too few for chance to leave room"
     )
     typer.echo(
         f"no promise: these labels do not show that at most {risk:.1%} of the next {prompts:,} prompts go wrong with {confidence:.0%} "

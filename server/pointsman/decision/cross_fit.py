@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pointsman.embedding.encoder import Rows
 from pointsman.index.exemplar_index import ExemplarIndex, with_names
 from pointsman.index.head import fit_head
+from pointsman.index.transform import share_of
 
 FOLDS = 5
 _COPY = 0.9
@@ -181,8 +182,9 @@ class _Held:
         self._asked = np.ones(len(rows), np.bool_) if seen is None else ~seen
         self._scores, self._choice = np.full((2, len(rows), classes), ABSENT, np.float32)
         self.scored, self._known = np.zeros((2, len(rows)), np.bool_)
+        share = share_of(classes, rows.shape[1])  # as in service, though classes are left out here
         for part in self._parts():
-            index = ExemplarIndex(part.rows, part.labels, len(part.present), names=part.names)
+            index = ExemplarIndex(part.rows, part.labels, len(part.present), names=part.names, share=share)
             found = index.score(rows[part.held])
             self._scores[part.cells], self._choice[part.cells] = found.scores, found.choice
             self.scored[part.held] = True

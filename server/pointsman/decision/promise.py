@@ -10,12 +10,12 @@ must not be exemplars.
 c wrong of n labels speak against more than R wrong of the next m as strongly as a hypergeometric draw of n from
 n + m, of which c + R + 1 are wrong, falls on c or fewer (Thatcher, 'Relationships between Bayesian and confidence
 limits for predictions', 1964). The sequence costs nothing here either: with c the most that is allowed, a promise is
-broken only where R + 1 wrong prompts to come are surer than the (c + 1)th wrong label, which is that one event.
+broken only where R + 1 of the prompts to come go wrong before the (c + 1)th label does, which is that one event. What
+went wrong at an earlier step counts as wrong from then on, as a later turn of a conversation may come right again.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +53,9 @@ class Verdicts:
         return np.asarray(self.local & (self.logit >= LOGITS[step]))
 
     def rows(self, chosen: slice | NDArray[np.int64]) -> "Verdicts":
-        """Return those of single prompts that are chosen."""
-        return Verdicts(self.logit[chosen], self.local[chosen], self.wrong[chosen], self.right[chosen])
+        """Return those of the prompts that are chosen."""
+        local, wrong = self.local[..., chosen], self.wrong[..., chosen]
+        return Verdicts(self.logit[chosen], local, wrong, self.right[chosen])
 
     def wrong_at(self, step: int) -> NDArray[np.bool_]:
         """Return for which the specialist is then the wrong one, if one answers, (n,)."""
@@ -63,7 +64,10 @@ class Verdicts:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What testing found. `logit` is None when not even the first step could be taken."""
+    """What testing found. `logit` is None when not even the first step could be taken.
+
+    wrong: labels that went wrong at that logit or at a higher one
+    """
 
     logit: float | None
     wrong: int
@@ -75,20 +79,26 @@ class Bound:
 def control_risk(verdicts: Verdicts, risk: float, confidence: float, prompts: int | None = None) -> Bound:
     """Return the lowest logit at which the risk still holds with this confidence.
 
-    Among the next `prompts`; None: among all there will ever be.
+    Among the next `prompts`, which must be 1 / risk or more; None: among all there will ever be.
     """
     n = len(verdicts.logit)
-    last: tuple[float, int, float] | None = None
-    for step, logit in enumerate(LOGITS):
-        taken = verdicts.taken(step)
-        wrong = int((taken & verdicts.wrong_at(step)).sum())
-        if not _is_shown(wrong, n, risk, confidence, prompts):
+    allowed = _most_wrong(n, risk, confidence, prompts)
+    found: Bound | None = None
+    for step, wrong in enumerate(_wrong_by_step(verdicts)):
+        if wrong > allowed:
             break
-        last = float(logit), wrong, float(taken.mean())
-    if last is None or last[2] == 0:
+        found = Bound(float(LOGITS[step]), wrong, 0.0, float(verdicts.taken(step).mean()), 0)
+    if found is None or found.local_share == 0:
         return Bound(None, 0, 0.0, 0.0, _labels_missing(verdicts, risk, confidence, prompts))
-    logit, wrong, local_share = last
-    return Bound(logit, wrong, upper_bound(wrong, n, confidence, prompts), local_share, 0)
+    return replace(found, upper=upper_bound(found.wrong, n, confidence, prompts))
+
+
+def _wrong_by_step(verdicts: Verdicts) -> Iterator[int]:
+    """Yield how many went wrong at each step of `LOGITS` or at one before it."""
+    gone = np.zeros(len(verdicts.logit), np.bool_)
+    for step in range(len(LOGITS)):
+        gone |= verdicts.taken(step) & verdicts.wrong_at(step)
+        yield int(gone.sum())
 
 
 def upper_bound(wrong: int, n: int, confidence: float, prompts: int | None = None) -> float:
@@ -133,7 +143,11 @@ def expected_calibration_error(
     return sum(gaps) / len(confidence)
 
 
-@lru_cache(maxsize=4096)
+def _most_wrong(n: int, risk: float, confidence: float, prompts: int | None) -> int:
+    """Return how many wrong ones of n labels still show that the risk holds; −1 where not even none does."""
+    return _least(0, n, lambda wrong: not _is_shown(wrong, n, risk, confidence, prompts)) - 1
+
+
 def _is_shown(wrong: int, n: int, risk: float, confidence: float, prompts: int | None) -> bool:
     """Return whether `wrong` of n labels show that the risk holds."""
     if prompts is None:
@@ -151,21 +165,13 @@ def _doubt(wrong: int, n: int, most: int, prompts: int) -> float:
 def _labels_missing(verdicts: Verdicts, risk: float, confidence: float, prompts: int | None) -> int | None:
     """Return the fewest labels more that would support some local share if errors stay as frequent as seen."""
     n = len(verdicts.logit)
-    fewest: int | None = None
-    for step in range(len(LOGITS)):
-        taken = verdicts.taken(step)
-        if not taken.any():
-            continue
-        rate = float((taken & verdicts.wrong_at(step)).mean())
-        if rate >= risk:
-            break
-        needed = _needed(rate, risk, confidence, prompts)
-        if needed is not None and (fewest is None or needed < fewest):
-            fewest = needed
-    return None if fewest is None else max(1, fewest - n)
+    for step, wrong in enumerate(_wrong_by_step(verdicts)):
+        if verdicts.taken(step).any():  # further on, more go wrong
+            needed = _needed(wrong / n, risk, confidence, prompts)
+            return None if needed is None else max(1, needed - n)
+    return None
 
 
-@lru_cache(maxsize=1024)
 def _needed(rate: float, risk: float, confidence: float, prompts: int | None) -> int | None:
     """Return the least n at which `rate` of n wrong keeps the bound under the risk."""
 

@@ -34,6 +34,7 @@ from pointsman.router.bundle import (
 from pointsman.router.snapshot import Learned, Matcher
 from pointsman.settings import Settings
 from pointsman.values.cascade import STALE
+from pointsman.values.promise import Promise
 
 T = TypeVar("T")
 
@@ -87,12 +88,17 @@ def build_bundle(settings: Settings, bench: Workbench, out: Path) -> Contents:
         "intents": len(matcher.catalog.intents),
         "exemplars": matcher.size,
         "specialists": [specialist.name for specialist in matcher.catalog.specialists],
-        "promise": None if promise is None else f"{promise.risk:.1%} at {promise.confidence:.0%}",
+        "promise": None if promise is None else _stated(promise),
         "difficulty": DIFFICULTY in members,
         "cascade": CASCADE in members,
     }
     write_bundle_file(out, facts, members)
     return open_bundle(out, settings, bench.encoder_hash)
+
+
+def _stated(promise: Promise) -> str:
+    of = "" if promise.prompts is None else f" of the next {promise.prompts:,}"
+    return f"{promise.risk:.1%}{of} at {promise.confidence:.0%}"
 
 
 def open_bundle(path: Path, settings: Settings, encoder_hash: str) -> Contents:

@@ -59,9 +59,10 @@ class ExemplarIndex:
         *,
         names: Rows | None = None,
         second_head: bool = False,
+        share: float | None = None,
         fitted: Fitted | None = None,
     ) -> None:
-        """Fit, unless `fitted` is given, and build the index; each class needs a row.
+        """Fit, unless `fitted` is given, and build the index; each class needs a row. `share`: see `fit_transform`.
 
         Negatives: (k, d) and (k,). Names of the classes, (C, d), are one more exemplar each in all that is fitted, in
         the means and in what chooses; they are no hits, and no reason to accept.
@@ -71,7 +72,7 @@ class ExemplarIndex:
         self.labels = labels
         self.classes = classes
         self.negatives = np.zeros((0, rows.shape[1]), np.float32) if negatives is None else negatives
-        self.fitted = fitted or _fit(rows, labels, classes, names, second_head=second_head)
+        self.fitted = fitted or _fit(rows, labels, classes, names, share, second_head=second_head)
         self.transform = self.fitted.transform
         vectors = self.fitted.vectors
         self._index = faiss.IndexFlatIP(vectors.shape[1])
@@ -128,9 +129,15 @@ def with_names(rows: Rows, labels: NDArray[np.int64], names: Rows | None) -> tup
 
 
 def _fit(
-    rows: Rows, labels: NDArray[np.int64], classes: int, names: Rows | None, *, second_head: bool
+    rows: Rows,
+    labels: NDArray[np.int64],
+    classes: int,
+    names: Rows | None,
+    share: float | None,
+    *,
+    second_head: bool,
 ) -> Fitted:
     everything = with_names(rows, labels, names)
-    transform = fit_transform(*everything, classes)
+    transform = fit_transform(*everything, classes, share)
     head = fit_head(*everything, classes) if second_head else None
     return Fitted(transform, head, transform.apply(rows))

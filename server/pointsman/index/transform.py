@@ -14,9 +14,9 @@ from pointsman.embedding.encoder import Rows
 
 _SHRINKAGE = 0.5
 _ENOUGH_AXES = 25
-"""From which the projection counts as much as the embedding. With two axes each prompt points somewhere near a class:
-on validation prompts of CLINC150, catalogs of three related intents accepted 5.2 % of what was out of their scope, and
-3.0 % with the projection counting less; with seven 4.1 and 2.8 %, with fifteen 5.8 and 4.3 %."""
+"""From which the projection counts as much as the embedding. With two axes each prompt points near some class: catalogs
+of three intents accepted 13 % of what is out of their scope, and 2 % with the projection counting less
+(benchmarks/results/small_catalogs.md). Chosen among 25, 50, 100 and 200 on validation prompts of CLINC150."""
 HALF = 0.5
 
 
@@ -47,18 +47,30 @@ class Transform:
         return v
 
 
-def fit_transform(x: Rows, labels: NDArray[np.int64], classes: int) -> Transform:
-    """Fit the projection on unit rows (n, d) with labels (n,) in [0, classes); each class has a row."""
+def share_of(classes: int, d: int) -> float:
+    """Return how much the projection of unit rows (n, d) of that many classes counts, in [0, ½]."""
+    return HALF * min(1.0, _axes(classes, d) / _ENOUGH_AXES)
+
+
+def _axes(classes: int, d: int) -> int:
+    return max(0, min(classes - 1, d))
+
+
+def fit_transform(x: Rows, labels: NDArray[np.int64], classes: int, share: float | None = None) -> Transform:
+    """Fit the projection on unit rows (n, d) with labels (n,) in [0, classes); each class has a row.
+
+    share: of the projection; None: that of so many classes
+    """
     from scipy.linalg import cholesky, solve_triangular
 
     d = x.shape[1]
-    k = min(classes - 1, d)
+    k = _axes(classes, d)
     rows = x.astype(np.float64)
     means = np.zeros((classes, d))
     np.add.at(means, labels, rows)
     means /= np.bincount(labels, minlength=classes)[:, None]
     centre = means.mean(axis=0)
-    if k <= 0:
+    if k == 0:
         return Transform(np.zeros((d, 0), np.float32), centre.astype(np.float32))
     residuals = rows - means[labels]
     scatter = residuals.T @ residuals / max(1, len(x) - classes)
@@ -68,5 +80,5 @@ def fit_transform(x: Rows, labels: NDArray[np.int64], classes: int) -> Transform
     root = cholesky(covariance, lower=True)  # to whiten by; any other root gives the same axes
     _, _, axes = np.linalg.svd(solve_triangular(root, (means - centre).T, lower=True).T, full_matrices=False)
     projection = solve_triangular(root, axes[:k].T, lower=True, trans=1)
-    share = HALF * min(1.0, k / _ENOUGH_AXES)
+    share = share_of(classes, d) if share is None else share
     return Transform(np.ascontiguousarray(projection, np.float32), centre.astype(np.float32), share)

@@ -4,11 +4,11 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pointsman.decision.calibrate import Calibration, Curve
 from pointsman.embedding.encoder import Rows
@@ -45,11 +45,11 @@ class _Catalog:
 @dataclass(frozen=True, slots=True)
 class _Calibration:
     offsets: tuple[float, ...]
-    margin: float
+    margin: Annotated[float, Field(allow_inf_nan=False)]
     curve: Curve
     second_head: bool
     scorer: str = ""
-    share: float = HALF  # of the projection in the scores
+    share: Annotated[float, Field(ge=0, le=HALF)] = HALF  # of the projection in the scores
 
 
 _CATALOG, _CALIBRATION = TypeAdapter(_Catalog), TypeAdapter(_Calibration)
