@@ -4,7 +4,6 @@ benchmarks/conversations/test.yaml is read here and nowhere else, to print the t
 """
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from tokenizers import Tokenizer
 
 import report
+from corpora import ABOUT, CLINC, check_data, read_clinc
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.catalog.store import FileStore
 from pointsman.embedding.build import TOKENIZER
@@ -38,10 +38,7 @@ OPENING, FOLLOW_UP, CHANGE = "opening", "follow_up", "change"
 KINDS = (FOLLOW_UP, CHANGE, OPENING)
 HELD_OUT = 3
 """Exemplars an intent that are left out of the index to be pasted into long texts."""
-ABOUT = """\
-With --data, prompts that others wrote are put after the openings, too; the folder holds
-  clinc150/data_full.json   github.com/clinc/oos-eval, data/data_full.json (CC BY 3.0)
-"""
+_WITH_DATA = "With --data, prompts of CLINC150 are put after the openings, too.\n"
 _ANSWERS = ("yes", "no", "maybe", "repeat")
 """Intents of CLINC150 that only make sense after another turn."""
 
@@ -191,18 +188,14 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, epilog=_WITH_DATA + ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with CLINC150")
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write, too")
     arguments = parser.parse_args()
-    if arguments.data and not _clinc(arguments.data).is_file():
-        parser.error(f"not there: {_clinc(arguments.data)}\n{ABOUT}")
+    if arguments.data:
+        check_data(parser, arguments.data, CLINC)
     return arguments
-
-
-def _clinc(folder: Path) -> Path:
-    return folder / "clinc150" / "data_full.json"
 
 
 def _store(settings: Settings) -> ArtifactStore:
@@ -259,7 +252,7 @@ share that stays."""
 def _others(setting: Setting, data: Path | None) -> str:
     if data is None:
         return ""
-    clinc = json.loads(_clinc(data).read_text(encoding="utf-8"))
+    clinc = read_clinc(data)
     openings = [said[0] for said in read_scripts(FOLDER / "test.yaml").values()]
     local = [turn.text for turn in openings if last_turn(setting, [turn.text]) != CLOUD]
     strays = [text for text, _ in clinc["oos_val"]]

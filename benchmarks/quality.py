@@ -117,9 +117,7 @@ def main() -> None:
     store = ArtifactStore(settings.paths.models, Path.cwd())
     encoder = load_encoder(settings.encoder, store)
     cache = EmbeddingCache(encoder, settings.paths.cache)
-    peer = arguments.peer_python if arguments.peer_python.is_file() else None
-    if peer is None:
-        _say(f"semantic-router is left out: {arguments.peer_python} is not there (make bench installs it)")
+    peer = peer_at(arguments.peer_python)
     results: Results = {}
     with threadpool_limits(limits=1):
         for corpus in (
@@ -148,10 +146,23 @@ def _parse() -> argparse.Namespace:
     add_data(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write, too")
     parser.add_argument("--limit", type=int, metavar="N", help="smoke run: N texts an intent and split")
-    parser.add_argument("--peer-python", type=Path, default=PEER, help="with benchmarks/peers.txt installed")
+    add_peer(parser)
     arguments = parser.parse_args()
     check_data(parser, arguments.data, CLINC, *BANKING)
     return arguments
+
+
+def add_peer(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark ask for semantic-router's Python."""
+    parser.add_argument("--peer-python", type=Path, default=PEER, help="with benchmarks/peers.txt installed")
+
+
+def peer_at(python: Path) -> Path | None:
+    """Return semantic-router's Python; None, and a word on it, where it is not there."""
+    if python.is_file():
+        return python
+    _say(f"semantic-router is left out: {python} is not there (make bench installs it)")
+    return None
 
 
 def _say(line: str) -> None:

@@ -26,6 +26,7 @@ import yaml
 from rich.progress import Progress
 
 import report
+from corpora import CLINC, check_data
 from pointsman.v1 import router_pb2, router_pb2_grpc
 from route import ROOT, clinc_intents, pointsman, write_intent
 
@@ -108,6 +109,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of the shipped catalog; of larger ones 2")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "reload.md")
     arguments = parser.parse_args()
+    if arguments.data:
+        check_data(parser, arguments.data, CLINC)
     rows = []
     with tempfile.TemporaryDirectory() as name, Progress() as progress:
         scratch = Path(name)

@@ -23,6 +23,7 @@ import numpy as np
 from rich.progress import track
 
 import report as results
+from corpora import CLINC, check_data, read_clinc
 from pointsman.host.offline import learned_of, load_catalog, open_workbench, snapshot_of
 from pointsman.ledger.database import database, migrate
 from pointsman.ledger.tables import requests
@@ -107,7 +108,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "replay.md")
     arguments = parser.parse_args()
-    data = json.loads((arguments.data / "clinc150" / "data_full.json").read_text())
+    check_data(parser, arguments.data, CLINC)
+    data = read_clinc(arguments.data)
     texts = list(dict.fromkeys(text for text, _ in data["train"]))[: arguments.prompts]
     table = []
     with tempfile.TemporaryDirectory() as name:

@@ -28,6 +28,7 @@ import yaml
 from rich.progress import Progress
 
 import report
+from corpora import CLINC, check_data, read_clinc
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.embedding.build import TOKENIZER, default_graph
 from pointsman.embedding.onnx_encoder import OnnxEncoder
@@ -156,7 +157,7 @@ def write_intent(folder: Path, name: str, exemplars: list[str]) -> None:
 def clinc_intents(data: Path, folder: Path, intents: int = 150, each: int = 100) -> None:
     """Write intents of CLINC150's training set; beyond its 150, several share what it has of one."""
     by_intent = defaultdict(list)
-    for text, intent in json.loads((data / "clinc150" / "data_full.json").read_text())["train"]:
+    for text, intent in read_clinc(data)["train"]:
         by_intent[intent].append(text.strip())
     folder.mkdir()
     slices = [(name, texts[i : i + each]) for i in range(0, 100, each) for name, texts in by_intent.items()]
@@ -251,6 +252,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=600, help="a round, with 8 and 64 clients")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "route.md")
     arguments = parser.parse_args()
+    if arguments.data:
+        check_data(parser, arguments.data, CLINC)
     arguments.peers = PEERS
     shipped = ROOT / "intents"
     texts = [

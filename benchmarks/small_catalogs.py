@@ -24,7 +24,7 @@ from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.load import load_encoder
 from pointsman.index import transform
 from pointsman.settings import load
-from quality import PEER, Corpus, clinc_corpus, measure
+from quality import Corpus, add_peer, clinc_corpus, measure, peer_at
 from quality_table import Figures
 
 SIZES = (3, 7, 15)
@@ -40,7 +40,7 @@ def main() -> None:
     store = ArtifactStore(settings.paths.models, Path.cwd())
     cache = EmbeddingCache(load_encoder(settings.encoder, store), settings.paths.cache)
     domains = read_domains(arguments.data)
-    peer = arguments.peer_python if arguments.peer_python.is_file() else None
+    peer = peer_at(arguments.peer_python)
     rows = []
     with threadpool_limits(limits=1):
         everything = clinc_corpus(arguments.data, cache)
@@ -84,7 +84,7 @@ def _parse() -> argparse.Namespace:
     )
     add_data(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write, too")
-    parser.add_argument("--peer-python", type=Path, default=PEER, help="with benchmarks/peers.txt installed")
+    add_peer(parser)
     arguments = parser.parse_args()
     check_data(parser, arguments.data, CLINC, DOMAINS)
     return arguments

@@ -112,11 +112,19 @@ def test_a_bundle_file_of_before_is_read(bundle):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("share", 2.0), ("share", -0.1), ("share", "nan"), ("margin", "inf")]
+    ("field", "value"),
+    [
+        ("share", 2.0),
+        ("share", -0.1),
+        ("share", float("nan")),
+        ("margin", float("inf")),
+        ("offsets", [0.5, float("nan"), 0.5, 0.5]),
+        ("curve", {"intercept": 0.0, "margin": float("nan"), "gap": 1.0}),
+    ],
 )
 def test_a_number_that_no_score_can_be_made_with_is_refused(field, value):
     members = members_of(make_matcher(), ENCODER)
-    numbers = json.loads(members["calibration.json"]) | {field: float(value)}
+    numbers = json.loads(members["calibration.json"]) | {field: value}
     with pytest.raises(ArtifactError, match=rf"calibration\.json.*{field}"):
         matcher_of(members | {"calibration.json": json.dumps(numbers).encode()}, 5)
 

@@ -485,10 +485,9 @@ def test_the_exit_status_tells_ci_what_traffic_thinks_of_the_change(repository: 
     same = _diff(repository, "HEAD", *given, "--fail-on", "flips")
     assert same.returncode == 0, same.stderr
     assert "**0 of 20 prompts flip**" in same.stdout
+    # Five exemplars are moved by mistake.
     write_intent(repository / "intents", "refund", "support", REFUND[:5])
-    write_intent(
-        repository / "intents", "weather", "cloud", [*WEATHER[:2], *REFUND[5:]]
-    )  # moved there by mistake
+    write_intent(repository / "intents", "weather", "cloud", [*WEATHER[:2], *REFUND[5:]])
     worse = _diff(repository, "HEAD", *given)
     assert worse.returncode == 1, worse.stderr
     assert "**Worse:**" in worse.stdout

@@ -73,8 +73,8 @@ def test_the_bound_is_over_what_was_seen(wrong, n, confidence):
 
 @pytest.mark.parametrize(
     ("wrong", "n", "prompts", "expected"),
-    # By hand: were one of the two to come right and one wrong, or both wrong, the label is the right one of the three in
-    # a third of the cases at least; were the one to come after 19 wrong, it is that one of 20 in a twentieth.
+    # By hand: that a right label is followed by two wrong prompts comes about in a third of the orders of these three;
+    # that 19 right labels are followed by a wrong prompt, in a twentieth of the orders of these twenty.
     [(0, 1, 2, 1.0), (0, 20, 1, 0.0), (0, 19, 1, 0.0), (0, 18, 1, 1.0), (3, 3, 10, 1.0)],
 )
 def test_the_bound_of_prompts_to_come_counts_them(wrong, n, prompts, expected):

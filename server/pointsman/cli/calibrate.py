@@ -52,10 +52,10 @@ def calibrate(
     for name, value in (("--risk", risk), ("--confidence", confidence)):
         if not 0 < value < 1:
             raise ConfigError(f"{name}: must lie between 0 and 1 (got {value})")
-    if prompts * risk < 1:
+    if prompts < (least := math.ceil(1 / risk)):
         raise ConfigError(
-            f"--prompts: of so few, no wrong one would be allowed: with --risk {risk:g} give {math.ceil(1 / risk):,} "
-            f"or more (got {prompts})"
+            f"--prompts: of so few, no wrong one would be allowed: with --risk {risk:g} give {least:,} or more "
+            f"(got {prompts})"
         )
     settings = load(config)
     configure_logs(settings.log)

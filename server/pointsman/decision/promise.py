@@ -14,8 +14,10 @@ broken only where R + 1 of the prompts to come go wrong before the (c + 1)th lab
 went wrong at an earlier step counts as wrong from then on, as a later turn of a conversation may come right again.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,14 +85,12 @@ def control_risk(verdicts: Verdicts, risk: float, confidence: float, prompts: in
     """
     n = len(verdicts.logit)
     allowed = _most_wrong(n, risk, confidence, prompts)
-    found: Bound | None = None
-    for step, wrong in enumerate(_wrong_by_step(verdicts)):
-        if wrong > allowed:
-            break
-        found = Bound(float(LOGITS[step]), wrong, 0.0, float(verdicts.taken(step).mean()), 0)
-    if found is None or found.local_share == 0:
+    passed = list(takewhile(lambda wrong: wrong <= allowed, _wrong_by_step(verdicts)))
+    last = len(passed) - 1
+    if not passed or not verdicts.taken(last).any():
         return Bound(None, 0, 0.0, 0.0, _labels_missing(verdicts, risk, confidence, prompts))
-    return replace(found, upper=upper_bound(found.wrong, n, confidence, prompts))
+    upper = upper_bound(passed[last], n, confidence, prompts)
+    return Bound(float(LOGITS[last]), passed[last], upper, float(verdicts.taken(last).mean()), 0)
 
 
 def _wrong_by_step(verdicts: Verdicts) -> Iterator[int]:
@@ -112,7 +112,11 @@ def upper_bound(wrong: int, n: int, confidence: float, prompts: int | None = Non
         return 1.0
     if prompts is None:
         return float(beta.ppf(confidence, wrong + 1, n - wrong))
-    return _least(0, prompts, lambda most: _doubt(wrong, n, most, prompts) <= 1 - confidence) / prompts
+    doubtful = 1 - confidence
+    return (
+        bisect_left(range(prompts), True, key=lambda most: _doubt(wrong, n, most, prompts) <= doubtful)
+        / prompts
+    )
 
 
 def fit_line(logit: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, float]:
@@ -145,7 +149,9 @@ def expected_calibration_error(
 
 def _most_wrong(n: int, risk: float, confidence: float, prompts: int | None) -> int:
     """Return how many wrong ones of n labels still show that the risk holds; −1 where not even none does."""
-    return _least(0, n, lambda wrong: not _is_shown(wrong, n, risk, confidence, prompts)) - 1
+    return (
+        bisect_left(range(n), True, key=lambda wrong: not _is_shown(wrong, n, risk, confidence, prompts)) - 1
+    )
 
 
 def _is_shown(wrong: int, n: int, risk: float, confidence: float, prompts: int | None) -> bool:
@@ -178,15 +184,4 @@ def _needed(rate: float, risk: float, confidence: float, prompts: int | None) ->
     def suffices(n: int) -> bool:
         return _is_shown(int(np.ceil(rate * n)), n, risk, confidence, prompts)
 
-    return _least(1, _MOST_LABELS, suffices) if suffices(_MOST_LABELS) else None
-
-
-def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """Return the least number from which it holds, by bisection; it holds at `high`."""
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return 1 + bisect_left(range(1, _MOST_LABELS), True, key=suffices) if suffices(_MOST_LABELS) else None

@@ -4,11 +4,11 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, ClassVar, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pointsman.decision.calibrate import Calibration, Curve
 from pointsman.embedding.encoder import Rows
@@ -44,8 +44,10 @@ class _Catalog:
 
 @dataclass(frozen=True, slots=True)
 class _Calibration:
+    __pydantic_config__: ClassVar = ConfigDict(allow_inf_nan=False)  # of the curve, too
+
     offsets: tuple[float, ...]
-    margin: Annotated[float, Field(allow_inf_nan=False)]
+    margin: float
     curve: Curve
     second_head: bool
     scorer: str = ""
