@@ -8,6 +8,7 @@ and gap; exemplars of left-out intents stand for the out-of-scope prompts that n
 """
 
 from dataclasses import dataclass
+from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class Curve:
     def __call__(self, margin: float, gap: float) -> float:
         """Return a probability in [0, 1)."""
         logit = self.intercept + self.margin * margin + self.gap * gap
-        return min(SURE, float(1.0 / (1.0 + np.exp(-np.clip(logit, -50.0, 50.0)))))
+        return min(SURE, 1.0 / (1.0 + exp(-min(max(logit, -50.0), 50.0))))
 
 
 FIXED_CURVE = Curve(0.0, 12.0, 10.0)

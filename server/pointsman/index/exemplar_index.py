@@ -37,15 +37,6 @@ class Fitted:
     vectors: Rows
 
 
-@dataclass(frozen=True, slots=True)
-class _Rivals:
-    """A class with negatives: its exemplars (n_c, k + d) against them (m_c, k + d)."""
-
-    label: int
-    exemplars: Rows
-    negatives: Rows
-
-
 class ExemplarIndex:
     """Exemplars (n, d) with labels (n,), searchable; immutable once built, so threads may share it."""
 
@@ -77,47 +68,40 @@ class ExemplarIndex:
         vectors = self.fitted.vectors
         self._index = faiss.IndexFlatIP(vectors.shape[1])
         self._index.add(vectors)
-        self._names = None if names is None else self.transform.apply(names)
+        named = None if names is None else self.transform.apply(names)
         centroids = np.zeros((classes, vectors.shape[1]), np.float32)
         np.add.at(centroids, labels, vectors)
-        if self._names is not None:
-            centroids += self._names
-        self._centroids = centroids / np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
-        self._rivals = [
-            _Rivals(
-                int(label),
-                vectors[labels == label],
-                self.transform.apply(negatives[negative_labels == label]),
-            )
-            for label in (np.unique(negative_labels) if negative_labels is not None else ())
-            if negatives is not None
-        ]
+        if named is not None:
+            centroids += named
+        centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
+        self._classes = np.concatenate([centroids, centroids[:0] if named is None else named])  # (C or 2 C, k + d)
+        self._unlike = self.transform.apply(self.negatives)  # (k, .)
+        self._unlike_labels = np.zeros(0, np.int64) if negative_labels is None else negative_labels
 
     def score(self, queries: Rows) -> Scores:
         """Score unit rows (m, d) against every class.
 
         S_c = ½ · (best of the top-50 hits in c) + ½ · (similarity to the normalised mean of c); a class
         without a hit gets ½ · (its mean's similarity − 1). A class one of whose negatives is nearer than its
-        nearest exemplar is out of the question: its score is −1. To what chooses, the second head adds, and names
-        are hits.
+        nearest hit, or without one, than the last hit of all, is out of the question: its score is −1. To what
+        chooses, the second head adds, and names are hits.
         """
         vectors = self.transform.apply(queries)
         similarities, hits = search(self._index, vectors, min(HITS, len(self.labels)))  # (m, h) each
         best = np.full((len(queries), self.classes), -1.0, np.float32)
         owners = self.labels[hits]  # (m, h)
         np.maximum.at(best, (np.arange(len(queries))[:, None], owners), similarities)
-        central = vectors @ self._centroids.T
+        near = vectors @ self._classes.T
+        central, named = near[:, : self.classes], near[:, self.classes :]
         scores = np.float32(0.5) * (best + central)
-        if self._names is None:
-            choice = scores.copy()
-        else:
-            choice = np.float32(0.5) * (np.maximum(best, vectors @ self._names.T) + central)
+        choice = np.float32(0.5) * (np.maximum(best, named) + central) if named.size else scores.copy()
         if self.fitted.head is not None:
             choice += self.fitted.head(queries)
-        for rivals in self._rivals:
-            outdone = (vectors @ rivals.negatives.T).max(axis=1) > (vectors @ rivals.exemplars.T).max(axis=1)
-            scores[outdone, rivals.label] = -1.0
-            choice[outdone, rivals.label] = -np.inf
+        if len(self._unlike):
+            nearest = np.maximum(best[:, self._unlike_labels], similarities[:, -1:])
+            query, negative = (vectors @ self._unlike.T > nearest).nonzero()
+            scores[query, self._unlike_labels[negative]] = -1.0
+            choice[query, self._unlike_labels[negative]] = -np.inf
         return Scores(scores, choice, hits)
 
 

@@ -39,7 +39,7 @@ class Transform:
         k = self.projection.shape[1]
         v = np.empty((len(x), k + x.shape[1]), np.float32)
         z = (x - self.mean) @ self.projection
-        lengths = np.maximum(np.sqrt(np.einsum("ij,ij->i", z, z)), np.float32(1e-12))
+        lengths = np.maximum(np.sqrt(np.vecdot(z, z)), np.float32(1e-12))
         z *= (sqrt(self.share) / lengths)[:, None]
         v[:, :k] = z
         np.multiply(x, sqrt(1 - self.share), out=v[:, k:])

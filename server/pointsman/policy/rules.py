@@ -87,7 +87,7 @@ def _ruling(request: Request, catalog: Catalog, cloud_task_types: tuple[str, ...
         return Ruling(None, c.tier, c.local_only, Reason.EXPLICIT_TIER, explanation)
     skipped, ruling = _by_rules_file(request, catalog.rules, mid)
     ruling = ruling or _by_task_type(c, catalog, cloud_task_types) or _by_locality(c)
-    return replace(ruling, explanation=" ".join(filter(None, (skipped, ruling.explanation))))
+    return replace(ruling, explanation=f"{skipped} {ruling.explanation}".strip()) if skipped else ruling
 
 
 def _refuse_contradictions(c: Constraints, mid: Mid | None) -> None:

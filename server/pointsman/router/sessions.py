@@ -4,7 +4,6 @@ Both are bounded and belong to the event loop: no locks. An encoder's rows mean 
 so both are cleared when it changes.
 """
 
-import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -60,14 +59,14 @@ class RecentRows:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rows: OrderedDict[bytes, Rows] = OrderedDict()  # the least recently used first
+        self._rows: OrderedDict[int, Rows] = OrderedDict()  # the least recently used first
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def get(self, text: str) -> Rows | None:
         """Return the row of a text; None when it is not there any more."""
-        key = _key(text)
+        key = hash(text)
         row = self._rows.get(key)
         if row is not None:
             self._rows.move_to_end(key)
@@ -75,7 +74,7 @@ class RecentRows:
 
     def put(self, text: str, row: Rows) -> None:
         """Keep the row of a text."""
-        key = _key(text)
+        key = hash(text)
         self._rows[key] = row
         self._rows.move_to_end(key)
         if len(self._rows) > self._limit:
@@ -84,7 +83,3 @@ class RecentRows:
     def clear(self) -> None:
         """Forget all."""
         self._rows.clear()
-
-
-def _key(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -19,8 +19,8 @@ from pointsman.router.snapshot import Matcher
 from pointsman.values.decision import Evidence
 
 _SEARCH_INLINE = 4096
-"""Up to so many exemplars a search takes some tenths of a millisecond: it runs on the event loop, while the
-encoder takes the next prompt. Larger catalogs are searched on the encoder's thread."""
+"""Up to so many exemplars a search takes some tenths of a millisecond: where prompts wait, it runs on the event loop,
+while the encoder takes the next one. Where none does, the encoder's thread, which is awake, is the quicker one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class EncoderWorker:
         took = time.perf_counter() - begun
         self._seconds += 0.05 * (took - self._seconds)
         embedded = _Embedded(rows, (begun - arrived) * 1e3, took * 1e3)
-        if matcher.size <= _SEARCH_INLINE:
+        if matcher.size <= _SEARCH_INLINE and self._waiting > 1:
             return embedded
         return _search(asked, embedded, matcher, conversation)
 

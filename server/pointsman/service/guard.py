@@ -76,17 +76,23 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         self._idle_s = idle_s
         self._observe = observe
         self._doors = doors
+        self._wrapped: dict[str, Any] = {}
         self.in_flight = 0
         self.draining = False
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
-        """Return the wrapped handler."""
-        handler = await continuation(handler_call_details)
+        """Return the wrapped handler, made for the first call of its method."""
         method = handler_call_details.method
-        if handler is None:
-            return None
+        if method not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # whoever asks thinks up the name, so none is kept
+                return None
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(self, method: str, handler: Any) -> Any:
         if not method.startswith(_OURS):
             return _bounded(handler, self._idle_s)
         decode = _forgiving(handler.request_deserializer)
@@ -103,7 +109,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
             self._enter(context)
             known = request = None
             try:
-                known = self._doors.who(shown_by(context))
+                known = self._doors.who(shown_by(context)) if self._doors.watched else None
                 request = await _message(context)
                 self._admit(request)
                 with self._doors.enter(known, _role_for(method)):
@@ -129,7 +135,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
             self._enter(context)
             known = request = None
             try:
-                known = self._doors.who(shown_by(context))
+                known = self._doors.who(shown_by(context)) if self._doors.watched else None
                 request = await _message(context)
                 self._admit(request)
                 with self._doors.enter(known, _role_for(method)):
