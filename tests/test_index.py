@@ -245,6 +245,20 @@ def test_exemplars_are_never_excluded_by_a_negative_farther_than_themselves():
     np.testing.assert_array_equal(scores.argmax(axis=1), index.labels)
 
 
+def test_a_class_without_a_hit_is_excluded_only_by_a_negative_nearer_than_all_hits():
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [HITS + 10, 5])
+    rows = clustered_rows(generator, labels, 16, spread=0.1)
+    query = rows[:1]
+
+    def score(negative: Rows) -> float:
+        return float(ExemplarIndex(rows, labels, 2, negative, np.array([1])).score(query).scores[0, 1])
+
+    without = float(ExemplarIndex(rows, labels, 2).score(query).scores[0, 1])
+    assert score(rows[-1:]) == pytest.approx(without, abs=TOLERANCE)
+    assert score(query) == -1
+
+
 # Names
 
 

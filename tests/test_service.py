@@ -1,5 +1,8 @@
 """The wire: real server, real channel, real encoder; no engine is needed to route."""
 
+import asyncio
+import threading
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2
@@ -8,6 +11,7 @@ from grpc_status import rpc_status
 
 from harness import REFUND, Site, running, write_intent, write_specialist
 from pointsman.client import constraints
+from pointsman.router import worker
 from pointsman.v1 import catalog_pb2, router_pb2
 
 
@@ -47,8 +51,6 @@ async def test_a_prompt_near_an_intent_goes_to_its_specialist_and_is_explained(s
 
 
 async def test_the_same_prompt_gets_the_same_scores_whatever_else_is_in_flight(site: Site) -> None:
-    import asyncio
-
     async with running(site.fill().settings(), engines=False) as server:
         alone = await server.client.route("refund me")
         prompts = ["refund me", "x", "a much longer prompt about the weather " * 8, "snow?"] * 8
@@ -212,8 +214,6 @@ async def test_health_is_serving_and_turns_when_the_server_drains(site: Site) ->
 
 
 async def test_a_client_built_from_reflection_alone_can_route(site: Site) -> None:
-    import asyncio
-
     from google.protobuf import message_factory
     from google.protobuf.descriptor_pool import DescriptorPool
     from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -272,8 +272,6 @@ async def test_an_intent_that_is_put_with_mistakes_is_refused_with_every_one(sit
 
 
 async def test_a_full_encoder_queue_rejects_at_once_and_says_when_to_come_back(site: Site) -> None:
-    import asyncio
-
     settings = site.fill().settings(encoder={"queue_limit": 1})
     async with running(settings, engines=False) as server:
         results = await asyncio.gather(
@@ -286,13 +284,33 @@ async def test_a_full_encoder_queue_rejects_at_once_and_says_when_to_come_back(s
     assert len(refused) < 30
 
 
-async def test_a_large_catalog_is_searched_off_the_event_loop_and_routes_the_same(
+async def test_a_prompt_is_searched_where_that_is_quickest_and_routes_the_same(
     site: Site, monkeypatch
 ) -> None:
+    threads: list[str] = []
+
+    searched = worker._search
+
+    def search(*arguments):
+        threads.append(threading.current_thread().name)
+        return searched(*arguments)
+
+    monkeypatch.setattr(worker, "_search", search)
     async with running(site.fill().settings(), engines=False) as server:
-        small = (await server.client.route("please refund my order")).decision
-        monkeypatch.setattr("pointsman.router.worker._SEARCH_INLINE", 0)
-        assert (await server.client.route("please refund my order")).decision == small
+
+        async def crowd() -> list[router_pb2.Decision]:
+            asked = (server.client.route("please refund my order") for _ in range(8))
+            return [response.decision for response in await asyncio.gather(*asked)]
+
+        alone = (await server.client.route("please refund my order")).decision
+        assert threads == ["encoder_0"]
+        among_few = await crowd()
+        assert "MainThread" in threads
+        threads.clear()
+        monkeypatch.setattr(worker, "_SEARCH_INLINE", 0)
+        among_many = await crowd()
+        assert set(threads) == {"encoder_0"}
+    assert [*among_few, *among_many] == 16 * [alone]
 
 
 async def test_an_intent_with_hundreds_of_mistakes_is_still_an_invalid_argument(site: Site) -> None:

@@ -74,7 +74,9 @@ class ExemplarIndex:
         if named is not None:
             centroids += named
         centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
-        self._classes = np.concatenate([centroids, centroids[:0] if named is None else named])  # (C or 2 C, k + d)
+        self._classes = np.concatenate(
+            [centroids, centroids[:0] if named is None else named]
+        )  # (C or 2 C, k + d)
         self._unlike = self.transform.apply(self.negatives)  # (k, .)
         self._unlike_labels = np.zeros(0, np.int64) if negative_labels is None else negative_labels
 
