@@ -245,18 +245,26 @@ def test_exemplars_are_never_excluded_by_a_negative_farther_than_themselves():
     np.testing.assert_array_equal(scores.argmax(axis=1), index.labels)
 
 
-def test_a_class_without_a_hit_is_excluded_only_by_a_negative_nearer_than_all_hits():
-    generator = np.random.default_rng(0)
-    labels = np.repeat([0, 1], [HITS + 10, 5])
-    rows = clustered_rows(generator, labels, 16, spread=0.1)
-    query = rows[:1]
+def test_an_intent_is_excluded_by_its_nearest_negative_and_exemplar_also_without_a_hit():
+    generator = np.random.default_rng(3)
+    labels = np.repeat(np.arange(30), 5)
+    rows, names = clustered_rows(generator, labels, 16, 1.0), unit_rows(generator, 30, 16)
+    negatives, negative_labels = unit_rows(generator, 40, 16), generator.permutation(np.arange(40) % 20)
+    queries = np.concatenate([names, unit_rows(generator, 70, 16)])
+    index = ExemplarIndex(rows, labels, 30, negatives, negative_labels, names=names)
+    found = index.score(queries)
+    vectors, exemplars, unlike = map(index.transform.apply, (queries, rows, negatives))
 
-    def score(negative: Rows) -> float:
-        return float(ExemplarIndex(rows, labels, 2, negative, np.array([1])).score(query).scores[0, 1])
+    def nearest(to: Rows, owners) -> Rows:
+        near = [(vectors @ to[owners == label].T).max(axis=1, initial=-1.0) for label in range(30)]
+        return np.stack(near, axis=1)
 
-    without = float(ExemplarIndex(rows, labels, 2).score(query).scores[0, 1])
-    assert score(rows[-1:]) == pytest.approx(without, abs=TOLERANCE)
-    assert score(query) == -1
+    expected = nearest(unlike, negative_labels) > nearest(exemplars, labels)
+    without_a_hit = ~(labels[found.hits][:, :, None] == np.arange(30)).any(axis=1)
+    assert (expected & without_a_hit).any()
+    assert (expected & ~without_a_hit).any()
+    np.testing.assert_array_equal(np.isinf(found.choice), expected)
+    np.testing.assert_array_equal(found.scores == -1, expected)
 
 
 # Names

@@ -37,6 +37,25 @@ class Fitted:
     vectors: Rows
 
 
+class _Rivals:
+    """Classes with negatives: the exemplars of each against its negatives."""
+
+    def __init__(
+        self, vectors: Rows, labels: NDArray[np.int64], negatives: Rows, negative_labels: NDArray[np.int64]
+    ) -> None:
+        """Set negatives (k, d') with labels (k,) against exemplars (n, d') with labels (n,)."""
+        self.labels = np.unique(negative_labels)  # (R,)
+        sides = (vectors, labels), (negatives, negative_labels)
+        groups = [rows[owners == label] for label in self.labels for rows, owners in sides]
+        self._rows = np.concatenate(groups)
+        self._begins = np.cumsum([0, *map(len, groups[:-1])])
+
+    def outdone(self, queries: Rows) -> NDArray[np.bool_]:
+        """Return by which of the classes a negative is nearer to a query (m, d') than every exemplar, (m, R)."""
+        nearest = np.maximum.reduceat(queries @ self._rows.T, self._begins, axis=1)  # (m, 2 R)
+        return np.asarray(nearest[:, 1::2] > nearest[:, ::2])
+
+
 class ExemplarIndex:
     """Exemplars (n, d) with labels (n,), searchable; immutable once built, so threads may share it."""
 
@@ -77,16 +96,17 @@ class ExemplarIndex:
         self._classes = np.concatenate(
             [centroids, centroids[:0] if named is None else named]
         )  # (C or 2 C, k + d)
-        self._unlike = self.transform.apply(self.negatives)  # (k, .)
-        self._unlike_labels = np.zeros(0, np.int64) if negative_labels is None else negative_labels
+        self._rivals = None
+        if negative_labels is not None and len(negative_labels):
+            self._rivals = _Rivals(vectors, labels, self.transform.apply(self.negatives), negative_labels)
 
     def score(self, queries: Rows) -> Scores:
         """Score unit rows (m, d) against every class.
 
         S_c = ½ · (best of the top-50 hits in c) + ½ · (similarity to the normalised mean of c); a class
         without a hit gets ½ · (its mean's similarity − 1). A class one of whose negatives is nearer than its
-        nearest hit, or without one, than the last hit of all, is out of the question: its score is −1. To what
-        chooses, the second head adds, and names are hits.
+        nearest exemplar is out of the question: its score is −1. To what chooses, the second head adds, and names
+        are hits.
         """
         vectors = self.transform.apply(queries)
         similarities, hits = search(self._index, vectors, min(HITS, len(self.labels)))  # (m, h) each
@@ -99,11 +119,10 @@ class ExemplarIndex:
         choice = np.float32(0.5) * (np.maximum(best, named) + central) if named.size else scores.copy()
         if self.fitted.head is not None:
             choice += self.fitted.head(queries)
-        if len(self._unlike):
-            nearest = np.maximum(best[:, self._unlike_labels], similarities[:, -1:])
-            query, negative = (vectors @ self._unlike.T > nearest).nonzero()
-            scores[query, self._unlike_labels[negative]] = -1.0
-            choice[query, self._unlike_labels[negative]] = -np.inf
+        if self._rivals is not None:
+            query, rival = self._rivals.outdone(vectors).nonzero()
+            scores[query, self._rivals.labels[rival]] = -1.0
+            choice[query, self._rivals.labels[rival]] = -np.inf
         return Scores(scores, choice, hits)
 
 

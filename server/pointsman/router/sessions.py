@@ -55,7 +55,7 @@ class Sessions:
 
 
 class RecentRows:
-    """Rows (d,) of the turns that were embedded last, by the hash of their text."""
+    """Rows (d,) of the turns that were embedded last, by the hash of their text: 64 bits, keyed anew by each process."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -109,7 +109,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
             self._enter(context)
             known = request = None
             try:
-                known = self._doors.who(shown_by(context)) if self._doors.watched else None
+                known = self._known(context)
                 request = await _message(context)
                 self._admit(request)
                 with self._doors.enter(known, _role_for(method)):
@@ -135,7 +135,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
             self._enter(context)
             known = request = None
             try:
-                known = self._doors.who(shown_by(context)) if self._doors.watched else None
+                known = self._known(context)
                 request = await _message(context)
                 self._admit(request)
                 with self._doors.enter(known, _role_for(method)):
@@ -179,6 +179,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships wit
         structlog.contextvars.bind_contextvars(request_id=request_id)
         context.set_trailing_metadata(((_REQUEST_ID, request_id),))
         self.in_flight += 1
+
+    def _known(self, context: Any) -> Caller | None:
+        return self._doors.who(shown_by(context)) if self._doors.watched else None
 
     def _admit(self, request: Any) -> None:
         if isinstance(request, _Undecodable):
