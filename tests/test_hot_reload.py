@@ -95,7 +95,8 @@ from harness import Site, running
 async def main():
     settings = Site(Path(sys.argv[1])).fill().settings(encoder={"threads": 1})
     async with running(settings, engines=False) as server:
-        await server.client.route("where is my parcel")  # OpenMP's count is of each thread that searches
+        # OpenMP's count is of each thread that searches: of several prompts at once, the loop's does.
+        await asyncio.gather(*(server.client.route("where is my parcel") for _ in range(8)))
         print(json.dumps([lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]))
 
 asyncio.run(main())
