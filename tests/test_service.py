@@ -288,7 +288,6 @@ async def test_a_prompt_is_searched_where_that_is_quickest_and_routes_the_same(
     site: Site, monkeypatch
 ) -> None:
     threads: list[str] = []
-
     searched = worker._search
 
     def search(*arguments):

@@ -93,9 +93,8 @@ class ExemplarIndex:
         if named is not None:
             centroids += named
         centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
-        self._classes = np.concatenate(
-            [centroids, centroids[:0] if named is None else named]
-        )  # (C or 2 C, k + d)
+        # (C, k + d), or with names (2 C, k + d)
+        self._classes = centroids if named is None else np.concatenate([centroids, named])
         self._rivals = None
         if negative_labels is not None and len(negative_labels):
             self._rivals = _Rivals(vectors, labels, self.transform.apply(self.negatives), negative_labels)
@@ -116,7 +115,9 @@ class ExemplarIndex:
         near = vectors @ self._classes.T
         central, named = near[:, : self.classes], near[:, self.classes :]
         scores = np.float32(0.5) * (best + central)
-        choice = np.float32(0.5) * (np.maximum(best, named) + central) if named.size else scores.copy()
+        choice = (
+            scores.copy() if self.names is None else np.float32(0.5) * (np.maximum(best, named) + central)
+        )
         if self.fitted.head is not None:
             choice += self.fitted.head(queries)
         if self._rivals is not None:

@@ -20,7 +20,8 @@ from pointsman.values.decision import Evidence
 
 _SEARCH_INLINE = 4096
 """Up to so many exemplars a search takes some tenths of a millisecond: where prompts wait, it runs on the event loop,
-while the encoder takes the next one. Where none does, the encoder's thread, which is awake, is the quicker one."""
+while the encoder takes the next one. Where none does, the encoder's thread, which is awake, is the quicker one. Larger
+catalogs are always searched there."""
 
 
 @dataclass(frozen=True, slots=True)
