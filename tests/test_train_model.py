@@ -301,7 +301,16 @@ EXAMPLES = [
 ]
 HELD_OUT = [
     {"system": "Name the capital.", "user": f"capital of {country}?", "answer": f"CITY: {city}"}
-    for country, city in {"Portugal": "Lisbon", "Ireland": "Dublin"}.items()
+    for country, city in {
+        "Portugal": "Lisbon",
+        "Ireland": "Dublin",
+        "Denmark": "Copenhagen",
+        "Sweden": "Stockholm",
+        "Finland": "Helsinki",
+        "Hungary": "Budapest",
+        "Belgium": "Brussels",
+        "Russia": "Moscow",
+    }.items()
 ]
 
 
@@ -336,7 +345,7 @@ def _check_what_is_written(site: Site, base_model: Path, result: Any) -> None:
     assert result.returncode == 0, result.stderr
     adapter = site.specialists / "adapters" / "capitals.gguf"
     check_adapter(adapter, base_model, BASE_SHA256)
-    assert "| adapter | 2 |" in result.stdout
+    assert f"| adapter | {len(HELD_OUT)} |" in result.stdout
     card = (site.specialists / "adapters" / "capitals.card.md").read_text()
     facts = yaml.safe_load(card.split("---\n")[1])
     assert facts["steps"] == 2
