@@ -268,6 +268,13 @@ def test_too_little_agreement_is_refused_with_its_numbers() -> None:
         check_agreement(Agreement(100, 100), Agreement(100, 94))
 
 
+def test_where_one_place_decides_more_examples_are_asked_for() -> None:
+    with pytest.raises(ArtifactError, match=r"9 of 10 places \(90.0%\).*give --eval more examples"):
+        check_agreement(Agreement(10, 10), Agreement(10, 9))
+    with pytest.raises(ArtifactError, match=r"at least 95% must agree$"):
+        check_agreement(Agreement(100, 100), Agreement(10, 8))
+
+
 def test_the_card_says_what_was_done_and_names_no_place(tmp_path: Path) -> None:
     data = read_examples(write_rows(tmp_path / "train.jsonl", [row(1), row(2), row(1)]))
     figures = Figures(2, 0.5, 0.75, None, None, 40.0)

@@ -46,8 +46,8 @@ _MOST_KEPT_OUT = 100
 _SHOTS = 6
 _BASELINE_ANSWERS = 100
 """Of the base alone, zero-shot and few-shot: it rambles, so each takes as long as several of the adapter's."""
-_COMPARED = 20
-"""Held-out prompts on which trained model and engine are compared."""
+_COMPARED, _PLACES = 20, 200
+"""Held-out answers on which trained model and engine are compared: that many, and more until they have that many tokens."""
 _LEAST_CONTEXT = 512
 _LEAST_EXAMPLES = 10
 
@@ -332,7 +332,8 @@ def _agreements(
     exact = load_base(base_path, order.threads, exact=True)
     model = add_adapter(exact, order.recipe)
     load_weights(model, trained.weights)
-    rows = material.judged_rows[:_COMPARED]
+    places = np.cumsum([len(row.answer) for row in material.judged_rows])
+    rows = material.judged_rows[: max(_COMPARED, int(np.searchsorted(places, _PLACES)) + 1)]
     expected = likeliest_tokens(exact, model, rows)
     del exact, model
     whole = adapter.with_name("unquantised.gguf")

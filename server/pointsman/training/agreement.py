@@ -66,7 +66,9 @@ def check_agreement(unquantised: Agreement, quantised: Agreement) -> None:
         ("as it is served", quantised, LEAST_QUANTISED),
     ):
         if found.share < least:
+            one_tie = found.equal == found.tokens - 1
             raise ArtifactError(
                 f"the engine, over the base {what}, and the trained model name the same next token at "
                 f"{found.equal} of {found.tokens} places ({found.share:.1%}); at least {least:.0%} must agree"
+                + ("; among so few, one near tie is too much: give --eval more examples" if one_tie else "")
             )
