@@ -10,6 +10,8 @@ from pointsman.errors import ArtifactError
 
 CARD_FILE = "card.json"
 GRAPH_FILE = "model.onnx"
+TWIN_FILE = "twin.onnx"
+"""The graph that was tuned without the kept-out exemplars: thresholds come from what it says of them."""
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -17,8 +19,9 @@ TOKENIZER_FILE = "tokenizer.json"
 class Card:
     """JSON beside the graph. Texts stand in it as sha256 only: exemplars may be private.
 
-    seen, held_out: sha256 of texts that it was tuned on, and of exemplars kept out
-    frozen_right, tuned_right: how many of the kept-out ones each encoder gave to their own intent
+    seen, held_out: sha256 of texts that the twin was tuned on, and of exemplars kept out of it; the other graph saw both
+    frozen_right, tuned_right: how many of the kept-out ones the frozen encoder and the twin gave to their own intent
+    epochs: of the twin; passes_on_all: of the other graph
     """
 
     base_model: str
@@ -35,6 +38,7 @@ class Card:
     exemplars_sha256: str
     seen: list[str]
     held_out: list[str]
+    passes_on_all: int = 0
 
     def write(self, folder: Path) -> None:
         """Write `card.json`."""

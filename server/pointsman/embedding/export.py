@@ -16,6 +16,7 @@ import structlog
 
 from pointsman.artifacts.disk import writing
 from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE
+from pointsman.embedding.centre import centred
 from pointsman.embedding.encoder import Rows
 from pointsman.embedding.graph import fuse, quantise
 from pointsman.embedding.onnx_encoder import OnnxEncoder
@@ -42,8 +43,8 @@ class Exported:
     quantised: bool
 
 
-def export(model: Any, folder: Path, texts: Sequence[str]) -> Exported:
-    """Write `model.onnx` and `tokenizer.json`, and compare their rows of some texts with the model's own.
+def export(model: Any, folder: Path, texts: Sequence[str], graph: str = GRAPH_FILE) -> Exported:
+    """Write a graph and `tokenizer.json`, and compare their rows of some texts with the model's own.
 
     Where int8 is further than 0.99 from torch, the fp32 graph is written.
 
@@ -57,19 +58,33 @@ def export(model: Any, folder: Path, texts: Sequence[str]) -> Exported:
     tokenizer.save(str(folder / TOKENIZER_FILE))
     texts = [text[:_CHARACTERS] for text in texts[:_CHECKED]]
     reference = embed(model, texts)
-    with writing(str(folder / GRAPH_FILE), folder), TemporaryDirectory(dir=folder) as name:
+    with writing(str(folder / graph), folder), TemporaryDirectory(dir=folder) as name:
         exact, fused, small = (Path(name) / f"{step}.onnx" for step in ("exact", "fused", "small"))
-        _export_graph(model, exact)
+        _export_graph(_centred(model, texts, reference), exact)
         cosine = _cosine(exact, folder, texts, reference)
-        if cosine < _LEAST_EXACT:
+        if not cosine >= _LEAST_EXACT:  # NaN is not
             raise ArtifactError(f"the exported graph is not the model: mean cosine to torch {cosine:.4f}")
         if _fused(exact, fused, folder, texts, reference):
             exact = fused
         quantise(exact, small)
         small_cosine = _cosine(small, folder, texts, reference)
         quantised = small_cosine >= LEAST_COSINE
-        (small if quantised else exact).replace(folder / GRAPH_FILE)
+        (small if quantised else exact).replace(folder / graph)
     return Exported(small_cosine if quantised else cosine, quantised)
+
+
+def _centred(model: Any, texts: Sequence[str], reference: Rows) -> Any:
+    """Return the model centred, if it still is the model: centring only makes int8 more exact."""
+    try:
+        moved = centred(model, texts)
+        cosine = float(np.mean((embed(moved, texts) * reference).sum(axis=1)))
+    except (RuntimeError, ValueError, TypeError) as error:  # torch's, for a shape of model it did not expect
+        _log.warning("encoder.not_centred", error=f"{type(error).__name__}: {error}")
+        return model
+    if cosine >= _LEAST_EXACT:
+        return moved
+    _log.warning("encoder.not_centred", error=f"mean cosine to the model {cosine:.4f}")
+    return model
 
 
 def _fused(exact: Path, fused: Path, folder: Path, texts: Sequence[str], reference: Rows) -> bool:
