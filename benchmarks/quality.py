@@ -255,9 +255,14 @@ def fit(
     names: Rows | None,
     out_of_scope: float = OUT_OF_SCOPE,
     seen: NDArray[np.bool_] | None = None,
+    twin: tuple[Rows, Rows | None] | None = None,
 ) -> tuple[ExemplarIndex, Calibration]:
-    """Fit as the service does; without names, as if they had lost in cross-fitting."""
-    calibration = calibrate(rows, labels, classes, REJECTION, out_of_scope, names=names, seen=seen)
+    """Fit as the service does; without names, as if they had lost in cross-fitting.
+
+    twin: exemplars and names as the twin of a tuned encoder embeds them; `seen` is what that one was tuned on
+    """
+    judged, judged_names = twin or (rows, names)
+    calibration = calibrate(judged, labels, classes, REJECTION, out_of_scope, names=judged_names, seen=seen)
     taken = names if calibration.named else None
     index = ExemplarIndex(rows, labels, classes, names=taken, second_head=calibration.second_head)
     return index, calibration

@@ -24,7 +24,7 @@ from rich.progress import track
 
 import report as results
 from corpora import CLINC, check_data, read_clinc
-from pointsman.host.offline import learned_of, load_catalog, open_workbench, snapshot_of
+from pointsman.host.offline import learned_of, load_catalog, open_workbench
 from pointsman.ledger.database import database, migrate
 from pointsman.ledger.tables import requests
 from pointsman.settings import load
@@ -40,7 +40,7 @@ def fill(url: str, texts: list[str], scratch: Path) -> int:
     settings = load(paths={"cache": scratch / "filling"})
     with open_workbench(settings) as bench:
         catalog = load_catalog(settings)
-        matcher = snapshot_of(bench, catalog, learned_of(bench, catalog)[0]).matcher
+        matcher = bench.snapshot(catalog, learned_of(bench, catalog)[0]).matcher
         found = [matcher.judge(row, text) for row, text in zip(bench.embed(texts), texts, strict=True)]
     rows = []
     for copy in range(TIMES):

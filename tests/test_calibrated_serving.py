@@ -13,10 +13,11 @@ from harness import REFUND, WEATHER, Running, Site, running, until, write_intent
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.catalog.calibration_file import calibration_json, read_calibration
 from pointsman.embedding.build import TOKENIZER, default_graph
-from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE, Card, sha256_of, sha256_of_file
+from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE, TWIN_FILE, Card, sha256_of, sha256_of_file
 from pointsman.errors import ArtifactError, PreconditionError
 from pointsman.host.bundles import activate, build_bundle, previous, roll_back
 from pointsman.host.offline import open_workbench
+from pointsman.host.served import open_served
 from pointsman.v1 import catalog_pb2, router_pb2
 from test_cli import _run
 
@@ -438,12 +439,13 @@ def test_the_commands_build_show_verify_activate_and_roll_back(site: Site) -> No
 # A tuned encoder
 
 
-def tuned(site: Site) -> Path:
-    """Write a folder as `pointsman encoder tune` does: the default weights, told to have seen some exemplars."""
+def tuned(site: Site, *files: str) -> Path:
+    """Write a folder as `pointsman encoder tune` does, the default weights under the names of `files`, told to have seen some exemplars."""
     store = ArtifactStore(site.settings().paths.models, site.root)
     folder = site.root / "tuned"
     folder.mkdir()
-    shutil.copy(default_graph(store), folder / GRAPH_FILE)
+    for name in (GRAPH_FILE, *files):
+        shutil.copy(default_graph(store), folder / name)
     # One more newline: the same encoder to all intents, and another to its hash.
     (folder / TOKENIZER_FILE).write_bytes(store.fetch(TOKENIZER).read_bytes() + b"\n")
     Card(
@@ -457,10 +459,10 @@ def tuned(site: Site) -> Path:
         epochs=[],
         cosine_to_torch=0.99,
         quantised=True,
-        sha256={name: sha256_of_file(folder / name) for name in (GRAPH_FILE, TOKENIZER_FILE)},
+        sha256={path.name: sha256_of_file(path) for path in folder.iterdir()},
         exemplars_sha256="0" * 64,
         seen=sorted(sha256_of(text) for text in (*REFUND[:8], *WEATHER[:8])),
-        held_out=[],
+        held_out=sorted(sha256_of(text) for text in (*REFUND[8:], *WEATHER[8:])),
     ).write(folder)
     return folder
 
@@ -498,6 +500,23 @@ async def test_a_bundle_brings_its_tuned_encoder_and_rolling_back_takes_it_away(
 
         await until(back, 5.0)
         assert router.snapshot.matcher.encoder is None
+
+
+async def test_a_bundle_brings_the_twin_of_its_encoder(site: Site) -> None:
+    site.fill()
+    folder = await asyncio.to_thread(tuned, site, TWIN_FILE)
+
+    def explained() -> list[list[bool]]:
+        settings = site.settings(encoder={"model": str(folder)})
+        with open_workbench(settings) as bench:
+            build_bundle(settings, bench, site.root / "tuned.bundle")
+        shutil.rmtree(folder)
+        with open_served(site.settings(paths={"bundle": site.root / "tuned.bundle"})) as served:
+            cache = served.bench.cache
+            asked = [REFUND[0], REFUND[-1], "unseen"]
+            return [cache.seen(asked).tolist(), cache.twin.seen(asked).tolist()]
+
+    assert await asyncio.to_thread(explained) == [[True, True, False], [True, False, False]]
 
 
 async def test_a_tuned_encoder_is_calibrated_on_what_it_has_not_seen(site: Site) -> None:

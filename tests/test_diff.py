@@ -46,6 +46,7 @@ class Words:
     hash = "ab" * 32
     dimensions = 256
     limit = None
+    twin = None
 
     def encode(self, texts: Sequence[str]) -> Rows:
         rows = np.full((len(texts), self.dimensions), 1e-3, np.float32)

@@ -253,6 +253,7 @@ class Counting:
 
     hash = "ab" * 32
     dimensions = 3
+    twin = None
 
     def __init__(self) -> None:
         self.asked: list[str] = []

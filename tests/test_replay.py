@@ -22,7 +22,7 @@ from pointsman.cli.replay import replay as replay_command
 from pointsman.embedding.encoder import Rows
 from pointsman.errors import PointsmanError
 from pointsman.host.bundles import build_bundle
-from pointsman.host.offline import learned_of, load_catalog, open_workbench, snapshot_of
+from pointsman.host.offline import learned_of, load_catalog, open_workbench
 from pointsman.host.serve import open_core
 from pointsman.ledger.history import past_of
 from pointsman.ledger.writer import LedgerWriter
@@ -94,7 +94,7 @@ def replayed(
     pasts = pasts or past_of(settings.ledger.url.get_secret_value(), SINCE)
     with open_workbench(settings) as bench:
         catalog = load_catalog(settings)
-        snapshot = snapshot_of(bench, catalog, learned_of(bench, catalog)[0])
+        snapshot = bench.snapshot(catalog, learned_of(bench, catalog)[0])
         return replay(pasts, snapshot, PRICES, embed or bench.embed, examples=1000, **options)
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from builders import clustered_rows, normalised
@@ -21,9 +23,13 @@ from harness import REFUND, WEATHER, Site, write_intent
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.decision.calibrate import calibrate
 from pointsman.decision.cross_fit import cross_fit
+from pointsman.embedding.cache import EmbeddingCache
 from pointsman.embedding.card import read_card, sha256_of
+from pointsman.embedding.centre import centred
+from pointsman.embedding.encoder import Rows
 from pointsman.embedding.load import load_encoder
 from pointsman.embedding.tune import (
+    Epoch,
     Lessons,
     Recipe,
     Step,
@@ -32,13 +38,17 @@ from pointsman.embedding.tune import (
     fine_tune,
     hold_out,
     load_trainable,
+    passes_for_all,
 )
 from pointsman.embedding.tuned_encoder import TunedEncoder
 from pointsman.errors import ArtifactError, CatalogError, ConfigError
 from pointsman.host.offline import load_catalog
 from pointsman.host.tuning import lessons_of, tune_encoder
+from pointsman.router.snapshot import build_snapshot
 from pointsman.sections import Encoder as EncoderSettings
+from pointsman.sections import Routing
 from pointsman.settings import Settings, load
+from pointsman.values.catalog import CLOUD, Catalog, Intent
 
 SHIPPED = Path(__file__).parent.parent / "intents"
 SIMILAR = ("cancel_order", "change_delivery_address", "payment_problem", "refund_request", "track_order")
@@ -192,6 +202,52 @@ def test_an_encoder_that_has_seen_nothing_is_calibrated_as_ever(drawn_together) 
     assert (result.margin, result.curve) == (expected.margin, expected.curve)
 
 
+class Remembered:
+    """An encoder of texts that are numbers: the rows it was given; of all others, one by their letters."""
+
+    limit = twin = None
+
+    def __init__(self, name: str, rows: Rows, seen: NDArray[np.bool_]) -> None:
+        self.hash, self._rows, self._seen = name * 64, rows.astype(np.float32), seen
+        self.dimensions = rows.shape[1]
+
+    def encode(self, texts: Sequence[str]) -> Rows:
+        other = [np.random.default_rng(list(text.encode())).normal(size=self.dimensions) for text in texts]
+        return np.stack(
+            [
+                self._rows[int(text)] if text.isdigit() else normalised(row[None])[0]
+                for text, row in zip(texts, other, strict=True)
+            ]
+        ).astype(np.float32)
+
+    def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        return self._seen[[int(text) for text in texts]]
+
+    def tokens(self, text: str) -> Sequence[str]:
+        return text.split()
+
+
+def test_what_was_tuned_on_all_serves_and_its_twin_sets_the_thresholds(drawn_together, tmp_path) -> None:
+    rows, labels, seen = drawn_together
+    means = np.stack([rows[labels == c].mean(axis=0) for c in range(40)])
+    served = Remembered("a", normalised(0.3 * rows + 0.7 * means[labels]), np.ones(len(labels), np.bool_))
+    served.twin = twin = Remembered("b", rows, seen)
+    texts = np.array([str(i) for i in range(len(labels))])
+    catalog = Catalog(tuple(Intent(f"intent_{c}", CLOUD, tuple(texts[labels == c])) for c in range(40)))
+    cache = EmbeddingCache(served, tmp_path)
+    matcher = build_snapshot(catalog, cache, served.hash, Routing(), None).matcher
+    words = [intent.words for intent in catalog.intents]
+    order = [int(text) for intent in catalog.intents for text in intent.exemplars]
+    np.testing.assert_array_equal(matcher.index.rows, served.encode(texts[order]))
+    expected = calibrate(
+        twin.encode(texts[order]), labels[order], 40, 0.05, names=twin.encode(words), seen=seen[order]
+    )
+    np.testing.assert_array_equal(matcher.calibration.offsets, expected.offsets)
+    assert matcher.calibration.margin == expected.margin
+    own = calibrate(served.encode(texts[order]), labels[order], 40, 0.05, names=served.encode(words))
+    assert own.margin > expected.margin + 0.05
+
+
 # --- tuning --------------------------------------------------------------------------------------
 
 
@@ -256,6 +312,23 @@ def test_kept_out_exemplars_are_looked_at_at_the_scale_that_suits_them(store, le
 
 
 @pytest.mark.reference
+def test_without_kept_out_exemplars_all_passes_are_made_and_the_last_stands(store, lessons) -> None:
+    recipe = Recipe(epochs=2, patience=1, tuned_share=1.0)
+    models = [load_trainable(DEFAULT, store, 1) for _ in range(2)]
+    few = lessons.only(np.arange(len(lessons.texts)) % 4 == 0)
+    steps: list[Step] = []
+    epochs = fine_tune(models[0], few, None, recipe, steps.append)
+    assert [epoch.number for epoch in epochs] == [1, 2]
+    assert all(np.isnan(epoch.held_out_loss) for epoch in epochs)
+    assert all(step.final for step in steps)
+    # Judged on what it learns from, it is best at the end: the same weights.
+    judged = fine_tune(models[1], few, few, recipe, steps.append)
+    assert judged[1].held_out_loss < judged[0].held_out_loss
+    assert not steps[-1].final
+    np.testing.assert_array_equal(*(embed(model, few.texts[:5]) for model in models))
+
+
+@pytest.mark.reference
 def test_it_stops_when_passes_no_longer_help_and_ends_with_the_best_one(store, lessons) -> None:
     from pointsman.embedding.tune import _Tuning
 
@@ -284,8 +357,10 @@ def tuned(tmp_path_factory) -> Tuned:
 
 @pytest.mark.reference
 def test_the_command_says_what_it_won_and_how_to_serve_it(tuned) -> None:
-    assert "pass 3: loss" in tuned.said
-    assert "s left at most" in tuned.said
+    assert "tuning, pass 3: loss" in tuned.said
+    assert "s left at most, then on all" in tuned.said
+    passes = passes_for_all([Epoch(**epoch) for epoch in read_card(tuned.folder).epochs])
+    assert tuned.said.count("tuning on all, pass") == passes
     assert f"encoder.model: {tuned.folder}" in tuned.said
 
 
@@ -303,6 +378,7 @@ def test_a_tuned_encoder_is_used_because_it_won_on_what_it_has_not_seen(tuned) -
         "card.json",
         "model.onnx",
         "tokenizer.json",
+        "twin.onnx",
     ]
     assert not any(text in (tuned.folder / "card.json").read_text() for text in texts)
 
@@ -333,6 +409,71 @@ def test_the_exported_graph_is_the_tuned_model(store, lessons, tmp_path) -> None
     assert cosines.min() > 0.97
     # Nearer to the tuned model than to what it was.
     assert cosines[:-1].mean() > (before[20:] * embed(model, texts[:-1])).sum(axis=1).mean() + 0.01
+
+
+@pytest.mark.reference
+def test_centring_changes_nothing_but_what_int8_loses(store, lessons, tmp_path) -> None:
+    from pointsman.embedding.export import _export_graph, export
+    from pointsman.embedding.graph import fuse, quantise
+    from pointsman.embedding.onnx_encoder import OnnxEncoder
+
+    model = load_trainable(DEFAULT, store, 1)
+    expected = embed(model, lessons.texts)
+    moved = centred(model, lessons.texts[:40])
+    np.testing.assert_allclose(embed(moved, lessons.texts), expected, atol=1e-5)
+    np.testing.assert_array_equal(embed(model, lessons.texts), expected)  # it is a copy that was moved
+    export(model, tmp_path, lessons.texts[:40])
+    exact, fused, plain = (tmp_path / f"{name}.onnx" for name in ("exact", "fused", "plain"))
+    _export_graph(model, exact)
+    fuse(exact, fused)
+    quantise(fused, plain)
+    lost = []
+    for path in (plain, tmp_path / "model.onnx"):
+        served = OnnxEncoder(path, tmp_path / "tokenizer.json", 1).encode(lessons.texts)
+        lost.append(1 - (served * expected).sum(axis=1).mean())
+    assert lost[1] < 0.9 * lost[0]
+
+
+def _added_twice(layer) -> None:
+    """Let rows be added back twice at its end: BERT by the names, and another function."""
+    import torch
+
+    class Twice(torch.nn.Module):
+        def __init__(self, dense, norm) -> None:
+            super().__init__()
+            self.dense, self.LayerNorm = dense, norm
+
+        def forward(self, hidden, rows):
+            return self.LayerNorm(self.dense(hidden) + 2 * rows)
+
+    layer.output = Twice(layer.output.dense, layer.output.LayerNorm)
+
+
+def _without_bias(layer) -> None:
+    layer.intermediate.dense.bias = None
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    ("change", "told"), [(_added_twice, "mean cosine to the model 0."), (_without_bias, "TypeError")]
+)
+def test_what_only_looks_like_bert_is_exported_as_it_is(store, tmp_path, log_lines, change, told) -> None:
+    from pointsman.embedding.export import export
+
+    model = load_trainable(DEFAULT, store, 1)
+    change(next(m for m in model.modules() if hasattr(m, "encoder")).encoder.layer[3])
+    exported = export(model, tmp_path, REFUND)
+    assert exported.cosine > 0.98
+    (line,) = [line for line in log_lines if line["event"] == "encoder.not_centred"]
+    assert told in line["error"]
+
+
+@pytest.mark.reference
+def test_a_model_of_another_shape_is_left_alone() -> None:
+    import torch
+
+    other = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    assert centred(other, ["never embedded"]) is other
 
 
 @pytest.mark.reference
@@ -374,9 +515,46 @@ def test_a_tuned_encoder_knows_what_it_has_seen(tuned, store) -> None:
     assert isinstance(encoder, TunedEncoder)
     catalog = load_catalog(tuned.settings)
     names = [intent.words for intent in catalog.intents]
-    seen = encoder.seen([*lessons_of(catalog)[1].texts, *names, "never heard of it"])
-    assert seen.sum() == len(encoder.card.seen)
-    assert not seen[-1]
+    asked = [*lessons_of(catalog)[1].texts, *names, "never heard of it"]
+    assert encoder.seen(asked).tolist() == [True] * (len(asked) - 1) + [False]
+    assert encoder.twin is not None
+    assert encoder.twin.seen(asked).sum() == len(read_card(tuned.folder).seen)
+    rows, twin = encoder.encode(asked), encoder.twin.encode(asked)
+    assert 0.8 < (rows * twin).sum(axis=1).mean() < 0.999
+
+
+@pytest.mark.reference
+def test_what_is_served_was_tuned_once_and_on_all(tuned, store) -> None:
+    card, catalog = read_card(tuned.folder), load_catalog(tuned.settings)
+    _, lessons = lessons_of(catalog)
+    words = [intent.words for intent in catalog.intents]
+    held = hold_out(lessons, 0.3, 0, words)
+    taught = lessons.only(~held)
+    if sha256_of(words[0]) in card.seen:
+        taught = taught.named(words)
+    assert len(card.seen) == len(taught.texts)
+    recipe = Recipe(epochs=card.passes_on_all, learning_rate=1e-4)
+    model = load_trainable(DEFAULT, store, 1)
+    fine_tune(model, taught.and_also(lessons.only(held)), None, recipe, lambda _: None)
+    encoder = load_encoder(EncoderSettings(model=str(tuned.folder), threads=1), store)
+    expected = embed(model, lessons.texts)
+    off, twins = (1 - (one.encode(lessons.texts) * expected).sum(axis=1) for one in (encoder, encoder.twin))
+    assert off.mean() < 0.01
+    assert twins[held].mean() > 2 * off[held].mean()
+
+
+@pytest.mark.reference
+def test_one_that_the_tuning_on_all_ruined_is_never_used(tmp_path, monkeypatch) -> None:
+    def ruinous(model, seen, held, recipe, watch):
+        rate = recipe.learning_rate if held else 0.02
+        return fine_tune(model, seen, held, replace(recipe, learning_rate=rate), watch)
+
+    monkeypatch.setattr("pointsman.host.tuning.fine_tune", ruinous)
+    settings = _shipped(tmp_path).settings(encoder={"threads": 1})
+    card = _tune(settings, tmp_path / "out", Recipe(epochs=3, learning_rate=1e-4))
+    assert card.passes_on_all
+    assert not card.adopted
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["card.json"]
 
 
 @pytest.mark.reference
@@ -402,6 +580,13 @@ def test_at_a_tie_the_frozen_encoder_stays(tmp_path) -> None:
     card = _tune(settings, tmp_path / "out", Recipe(epochs=1, learning_rate=1e-5))
     assert card.tuned_right == card.frozen_right == len(card.held_out)
     assert not card.adopted
+
+
+@pytest.mark.parametrize(
+    ("losses", "passes"), [([0.3, 0.2, 0.1], 3), ([0.3, 0.1, 0.1019, 0.1021], 3), ([0.1, 0.2, 0.3], 1)]
+)
+def test_with_nothing_held_out_it_makes_as_many_passes_as_were_good(losses, passes) -> None:
+    assert passes_for_all([Epoch(i, 0.0, loss) for i, loss in enumerate(losses, 1)]) == passes
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -463,6 +648,7 @@ def test_changed_or_missing_files_of_a_tuned_encoder_are_refused(tuned, store, t
     folder = tuned.folder
     for name, change, told in (
         ("model.onnx", lambda path: path.write_bytes(path.read_bytes() + b"\0"), r"model\.onnx: sha256 is"),
+        ("twin.onnx", Path.unlink, r"twin\.onnx: no such file"),
         ("tokenizer.json", Path.unlink, r"tokenizer\.json: no such file"),
         ("card.json", lambda path: path.write_text("{}"), "not the card"),
         ("card.json", lambda path: path.write_text("{"), "not the card"),

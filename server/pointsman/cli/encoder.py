@@ -28,12 +28,13 @@ def tune(
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Most passes over the exemplars.")] = 8,
     holdout: Annotated[
-        float, typer.Option(help="Share of exemplars kept out, which judge it and set its thresholds.")
+        float,
+        typer.Option(help="Share of exemplars kept out at first, which judge it and set its thresholds."),
     ] = 0.2,
     learning_rate: Annotated[float, typer.Option(help="Greatest step of the optimiser.")] = 1.5e-4,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal weights.")] = 0,
 ) -> None:
-    """Fine-tune the encoder on the exemplars; use it only if it wins on exemplars that it has not seen.
+    """Fine-tune the encoder on the exemplars; use it only if that wins on exemplars which were kept out, then tune on all.
 
     Exit status 1 where it does not win: the folder then holds its card and no model.
     """
@@ -84,10 +85,13 @@ def _tuning_progress() -> "Generator[Watch, None, None]":
         task = bars.add_task("tuning", total=None, visible=False, left="")
 
         def show(step: "Step") -> None:
-            text = f"tuning, pass {step.epoch}: loss {step.loss:.3f}"
-            left = f"{step.left_s:.0f} s left at most"
             bars.update(
-                task, completed=step.done, total=step.total, description=text, left=left, visible=True
+                task,
+                completed=step.done,
+                total=step.total,
+                description=_done(step),
+                left=_left(step),
+                visible=True,
             )
 
         yield show
@@ -95,5 +99,12 @@ def _tuning_progress() -> "Generator[Watch, None, None]":
 
 def _print_passes(step: "Step") -> None:
     if step.done * step.epochs % step.total == 0:
-        line = f"tuning, pass {step.epoch}: loss {step.loss:.3f}, {step.left_s:.0f} s left at most"
-        print(line, file=sys.stderr, flush=True)
+        print(f"{_done(step)}, {_left(step)}", file=sys.stderr, flush=True)
+
+
+def _done(step: "Step") -> str:
+    return f"tuning{' on all' if step.final else ''}, pass {step.epoch}: loss {step.loss:.3f}"
+
+
+def _left(step: "Step") -> str:
+    return f"{step.left_s:.0f} s left at most{'' if step.final else ', then on all if it wins'}"

@@ -100,7 +100,7 @@ def lint(
         )
         problems = _refused((folder or settings.paths.intents).resolve(), settings)
         exemplars = [text for intent in revision.intents for text in intent.exemplars]
-        rows = _Embedder(settings).rows(exemplars)
+        rows = _Embedder(settings).rows(exemplars, twin=True)
         sensitive = _sensitive([item.text for item in texts_of(revision)], settings, phone_region)
         found = find(revision, rows, Limits(near, margin, thin, broad, harmful), sensitive, problems)
         edited = _edited(revision, since, settings) if since else {i.name for i in revision.intents}
@@ -259,8 +259,8 @@ class _Embedder:
             self._loaded = encoder, EmbeddingCache(encoder, paths.cache)
         return self._loaded
 
-    def rows(self, texts: Sequence[str]) -> "Rows":
-        """Return one unit row a text, (n, d)."""
+    def rows(self, texts: Sequence[str], *, twin: bool = False) -> "Rows":
+        """Return one unit row a text, (n, d); of the `twin` of a tuned encoder, which has not seen all of them."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -270,7 +270,9 @@ class _Embedder:
             *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
         ) as bar:
             task = bar.add_task("", total=None)
-            return cache.encode(texts, lambda done, total: bar.update(task, completed=done, total=total))
+            return (cache.twin if twin else cache).encode(
+                texts, lambda done, total: bar.update(task, completed=done, total=total)
+            )
 
 
 def _refused(folder: Path, settings: "Settings") -> "list[Any]":
@@ -320,7 +322,7 @@ def _compare(
     output_tokens: float,
 ) -> "Diff":
     from pointsman.catalog.prices_file import read_prices
-    from pointsman.host.offline import Workbench, learned_of, snapshot_of
+    from pointsman.host.offline import Workbench, learned_of
     from pointsman.review.changes import compare
     from pointsman.review.diff import Diff, diff_traffic
     from pointsman.review.price import prices_of
@@ -340,7 +342,7 @@ def _compare(
         learned, stale = learned_of(
             bench, side.catalog
         )  # as it would be served: with a promise that is stale, too
-        snapshots.append(snapshot_of(bench, side.catalog, learned))
+        snapshots.append(bench.snapshot(side.catalog, learned))
         notes += [f"for {side.name}, {note}" for note in stale]
     old, new = snapshots
     prices = prices_of(read_prices(settings.paths.prices), settings.cloud.model, input_tokens, output_tokens)

@@ -4,6 +4,7 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,11 @@ class EmbeddingCache:
         except (sqlite3.Error, OSError):  # read-only, full or damaged: work without it
             self.embedded += len(texts)
             return self.encoder.encode(texts)
+
+    @cached_property
+    def twin(self) -> "EmbeddingCache":
+        """That of the encoder whose scores thresholds come from; itself where there is no other."""
+        return self if self.encoder.twin is None else EmbeddingCache(self.encoder.twin, self._path.parent)
 
     def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
         """Return which texts the encoder was tuned on, (n,)."""

@@ -30,5 +30,9 @@ class Encoder(Protocol):
     def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
         """Return which texts the encoder was tuned on, (n,); of a published one nobody knows, so none."""
 
+    @property
+    def twin(self) -> "Encoder | None":
+        """Tuned alike, but with some exemplars kept out, so thresholds come from its scores; None: from this one's."""
+
     def tokens(self, text: str) -> Sequence[str]:
         """Return the tokens that a text is read as, without the encoder's own marks."""

@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from pointsman.embedding.encoder import Rows
+from pointsman.embedding.encoder import Encoder, Rows
 from pointsman.embedding.long_text import RULE, head, tail
 
 MAX_TOKENS = 256
@@ -64,6 +64,11 @@ class OnnxEncoder:
     def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
         """Return false for every text, (n,): this one is used as it was published."""
         return np.zeros(len(texts), np.bool_)
+
+    @property
+    def twin(self) -> Encoder | None:
+        """None: what was published saw no exemplar."""
+        return None
 
     def tokens(self, text: str) -> Sequence[str]:
         """Return the tokens that a text is read as."""

@@ -9,6 +9,7 @@ embedded once a pass. Knows no index and no thresholds.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import nan
 from time import perf_counter
 from typing import Any
 
@@ -32,6 +33,9 @@ _NO_LABELS: Any = None
 _GRADIENT_NORM = 1.0
 _WARM_UP = 0.1
 _WEIGHT_DECAY = 0.01
+AS_GOOD = 1.02
+"""Times the lowest held-out loss. It is flat at its end, where the steps are small; on validation prompts of CLINC150, 10
+exemplars an intent, a tuning on all in 6 passes, the best of 8, was 0.3 points of joint accuracy behind one in 8."""
 _SCALES = (5.0, 7.0, 10.0, 14.0, 20.0, 28.0, 40.0)
 """Inverse temperatures at which held-out exemplars are looked at."""
 
@@ -73,14 +77,22 @@ class Lessons:
             self.labels[chosen],
         )
 
+    def and_also(self, others: "Lessons") -> "Lessons":
+        """Return these and others."""
+        return Lessons((*self.texts, *others.texts), np.concatenate([self.labels, others.labels]))
+
     def named(self, words: Sequence[str]) -> "Lessons":
         """Return these, and the name of each intent (C,) as one more text of it."""
-        return Lessons((*self.texts, *words), np.concatenate([self.labels, np.arange(len(words))]))
+        return self.and_also(Lessons(tuple(words), np.arange(len(words))))
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a tuning is: steps done, in all. `left_s` counts the passes to come, as if none were saved by an early stop."""
+    """How far a tuning is: steps done, in all.
+
+    left_s: of this tuning, as if no pass were saved by an early stop
+    final: whether nothing is kept out of it; else another one on all exemplars may follow
+    """
 
     epoch: int
     epochs: int
@@ -88,11 +100,12 @@ class Step:
     total: int
     loss: float
     left_s: float
+    final: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One pass: mean loss over its batches, and the loss on held-out exemplars after it."""
+    """One pass: mean loss over its batches, and the loss on held-out exemplars after it; NaN without such."""
 
     number: int
     loss: float
@@ -124,11 +137,13 @@ def load_trainable(model: str, store: ArtifactStore, threads: int) -> Any:
         raise ConfigError(f"encoder.model {model!r} cannot be loaded: {error}") from error
 
 
-def fine_tune(model: Any, seen: Lessons, held: Lessons, recipe: Recipe, watch: Watch) -> tuple[Epoch, ...]:
+def fine_tune(
+    model: Any, seen: Lessons, held: Lessons | None, recipe: Recipe, watch: Watch
+) -> tuple[Epoch, ...]:
     """Tune a `SentenceTransformer` in place on `seen`; it ends with the weights of its best pass, mixed.
 
-    The best pass has the lowest loss on `held`, which takes no other part. Equal inputs, recipe and threads
-    give equal weights on one machine. Needs two intents with two exemplars each in `seen`.
+    The best pass has the lowest loss on `held`, which takes no other part; without it, it is the last. Equal inputs,
+    recipe and threads give equal weights on one machine. Needs two intents with two exemplars each in `seen`.
     """
     import torch
 
@@ -142,8 +157,14 @@ def fine_tune(model: Any, seen: Lessons, held: Lessons, recipe: Recipe, watch: W
         model.max_seq_length = length
 
 
+def passes_for_all(epochs: Sequence[Epoch]) -> int:
+    """Return how many passes to make with nothing held out: up to the last that was as good as the best one."""
+    best = min(epoch.held_out_loss for epoch in epochs)
+    return max(epoch.number for epoch in epochs if epoch.held_out_loss <= AS_GOOD * best)
+
+
 class _Tuning:
-    def __init__(self, model: Any, seen: Lessons, held: Lessons, recipe: Recipe) -> None:
+    def __init__(self, model: Any, seen: Lessons, held: Lessons | None, recipe: Recipe) -> None:
         import torch
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
@@ -176,7 +197,9 @@ class _Tuning:
         for number in range(1, self._recipe.epochs + 1):
             loss = self._run_epoch(number, started, watch)
             history.append(Epoch(number, loss, self._held_out_loss()))
-            if history[-1].held_out_loss < best:
+            if self._held is None:
+                weights = self._weights()
+            elif history[-1].held_out_loss < best:
                 best, weights = history[-1].held_out_loss, self._weights()
             elif number - min(history, key=lambda epoch: epoch.held_out_loss).number >= self._recipe.patience:
                 break
@@ -210,7 +233,8 @@ class _Tuning:
             losses.append(loss.item())
             done = (number - 1) * len(chosen) + len(losses)
             left_s = (perf_counter() - started) / done * (self._steps - done)
-            watch(Step(number, self._recipe.epochs, done, self._steps, float(np.mean(losses)), left_s))
+            mean = float(np.mean(losses))
+            watch(Step(number, self._recipe.epochs, done, self._steps, mean, left_s, self._held is None))
         return float(np.mean(losses))
 
     def _held_out_loss(self) -> float:
@@ -219,6 +243,8 @@ class _Tuning:
         At the scale that suits them best: a tuning grows surer than it is right, calibration takes that back
         later, and a pass is not worse for it (Guo et al., 'On calibration of modern neural networks', 2017).
         """
+        if self._held is None:
+            return nan
         labels = self._seen.labels
         rows = embed(self._model, [*self._seen.texts, *self._held.texts])
         means = np.zeros((labels.max() + 1, rows.shape[1]))
@@ -234,7 +260,7 @@ class _Tuning:
 def hold_out(lessons: Lessons, share: float, seed: int, words: Sequence[str] = ()) -> NDArray[np.bool_]:
     """Return which exemplars to keep out, (n,): a share of every intent of five or more, and at least one.
 
-    A text that stands twice, or is the name of an intent (`words`), is not kept out: its twin would be seen.
+    A text that stands twice, or is the name of an intent (`words`), is not kept out: the other one would be seen.
     """
     generator = np.random.default_rng(seed)
     counts = Counter(_folded(text) for text in (*lessons.texts, *words))

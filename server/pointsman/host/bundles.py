@@ -15,17 +15,20 @@ from pointsman.artifacts.whole_file import whole_file
 from pointsman.catalog.calibration_file import read_calibration
 from pointsman.catalog.cascade_file import read_cascade
 from pointsman.decision.difficulty_file import load as load_difficulty
-from pointsman.embedding.card import CARD_FILE, GRAPH_FILE, TOKENIZER_FILE
+from pointsman.embedding.card import CARD_FILE, GRAPH_FILE, TOKENIZER_FILE, TWIN_FILE
 from pointsman.embedding.encoder import Encoder
 from pointsman.embedding.onnx_encoder import OnnxEncoder
+from pointsman.embedding.tuned_encoder import TunedEncoder
 from pointsman.errors import ArtifactError, CatalogError, PreconditionError
 from pointsman.host.offline import Workbench, load_catalog
 from pointsman.router.basis import basis_of
 from pointsman.router.bundle import (
     CASCADE,
     DIFFICULTY,
+    ENCODER_CARD,
     ENCODER_MODEL,
     ENCODER_TOKENIZER,
+    ENCODER_TWIN,
     EncoderId,
     encoder_of,
     matcher_of,
@@ -37,6 +40,13 @@ from pointsman.values.cascade import STALE
 from pointsman.values.promise import Promise
 
 T = TypeVar("T")
+_ENCODER_FILES = {
+    ENCODER_MODEL: GRAPH_FILE,
+    ENCODER_TOKENIZER: TOKENIZER_FILE,
+    ENCODER_TWIN: TWIN_FILE,
+    ENCODER_CARD: CARD_FILE,
+}
+"""Members, and the files of a tuned encoder that they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +80,11 @@ def build_bundle(settings: Settings, bench: Workbench, out: Path) -> Contents:
     members = members_of(matcher, identity)
     folder = Path(settings.encoder.model)
     if (folder / CARD_FILE).is_file():  # a tuned encoder travels with what was fitted on it
-        members[ENCODER_MODEL] = (folder / GRAPH_FILE).read_bytes()
-        members[ENCODER_TOKENIZER] = (folder / TOKENIZER_FILE).read_bytes()
+        members |= {
+            name: (folder / file).read_bytes()
+            for name, file in _ENCODER_FILES.items()
+            if (folder / file).is_file()
+        }
     if settings.paths.difficulty.is_file():
         load_difficulty(settings.paths.difficulty, bench.encoder_hash)  # refuses what could not be served
         members[DIFFICULTY] = settings.paths.difficulty.read_bytes()
@@ -184,12 +197,16 @@ def _encoder(
         raise ArtifactError(f"bundle: {ENCODER_TOKENIZER}: is missing")
     folder = settings.paths.cache / "bundles" / bundle.version
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name.rpartition("/")[2] for name in (ENCODER_MODEL, ENCODER_TOKENIZER)]
-    for path, name in zip(paths, (ENCODER_MODEL, ENCODER_TOKENIZER), strict=True):
-        with NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(bundle.members[name])
-        Path(file.name).replace(path)
-    encoder = OnnxEncoder(paths[0], paths[1], settings.encoder.threads)
+    for name, target in _ENCODER_FILES.items():
+        if name in bundle.members:
+            with NamedTemporaryFile(dir=folder, delete=False) as file:
+                file.write(bundle.members[name])
+            Path(file.name).replace(folder / target)
+    encoder: Encoder
+    if ENCODER_CARD in bundle.members:
+        encoder = TunedEncoder(folder, settings.encoder.threads)
+    else:  # a bundle made before its card travelled with an encoder
+        encoder = OnnxEncoder(folder / GRAPH_FILE, folder / TOKENIZER_FILE, settings.encoder.threads)
     if encoder.hash != identity.hash:
         raise ArtifactError(f"bundle: its encoder has hash {encoder.hash[:12]}, not {identity.hash[:12]}")
     return encoder

@@ -45,6 +45,14 @@ class Workbench:
         with bar(what) as progress:
             return self.cache.encode(texts, progress)
 
+    def snapshot(self, catalog: Catalog, learned: Learned) -> Snapshot:
+        """Return what would serve, with the version that decisions carry."""
+        with bar("embedding exemplars") as progress:
+            model = self.settings.cloud.model or None
+            return build_snapshot(
+                catalog, self.cache, self.encoder_hash, self.settings.routing, model, progress, learned
+            )
+
     def matcher(self, catalog: Catalog, learned: Learned = NOTHING_LEARNED) -> Matcher:
         """Return the matcher of a catalog, with what was learned beside it or without.
 
@@ -52,14 +60,10 @@ class Workbench:
             PreconditionError: the catalog has no intents.
 
         """
-        with bar("embedding exemplars") as progress:
-            model = self.settings.cloud.model or None
-            snapshot = build_snapshot(
-                catalog, self.cache, self.encoder_hash, self.settings.routing, model, progress, learned
-            )
-        if snapshot.matcher is None:
+        matcher = self.snapshot(catalog, learned).matcher
+        if matcher is None:
             raise PreconditionError(f"{self.settings.paths.intents}/ holds no intents")
-        return snapshot.matcher
+        return matcher
 
 
 @contextmanager
@@ -105,15 +109,6 @@ def learned_of(bench: Workbench, catalog: Catalog) -> tuple[Learned, list[str]]:
     basis = basis_of(bench.settings.routing, catalog)
     why = promise.stale(bench.encoder_hash, catalog.exemplar_hash, basis) if promise is not None else ""
     return learned, [f"{paths.calibration} is stale, so its promise does not hold: {why}."] if why else []
-
-
-def snapshot_of(bench: Workbench, catalog: Catalog, learned: Learned) -> Snapshot:
-    """Return what would serve, with the version that decisions carry."""
-    texts = [text for intent in catalog.intents for text in (*intent.exemplars, *intent.negatives)]
-    bench.embed(texts, "embedding exemplars")  # with a bar; the snapshot finds them in the cache
-    settings = bench.settings
-    model = settings.cloud.model or None
-    return build_snapshot(catalog, bench.cache, bench.encoder_hash, settings.routing, model, learned=learned)
 
 
 def file_store(settings: Settings) -> FileStore:

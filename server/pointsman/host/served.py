@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pointsman.embedding.cache import EmbeddingCache
 from pointsman.errors import PreconditionError
 from pointsman.host.bundles import open_bundle
-from pointsman.host.offline import Workbench, learned_of, load_catalog, open_workbench, snapshot_of
+from pointsman.host.offline import Workbench, learned_of, load_catalog, open_workbench
 from pointsman.router.snapshot import Learned, Matcher, Snapshot, assemble
 from pointsman.settings import Settings
 
@@ -69,4 +69,4 @@ def open_served(settings: Settings, *, bare: bool = False) -> Generator[Served, 
         raise PreconditionError(f"{settings.paths.intents}/ holds no intents")
     with open_workbench(settings) as bench:
         learned, stale = learned_of(bench, catalog)
-        yield Served(bench, snapshot_of(bench, catalog, learned), tuple(stale))
+        yield Served(bench, bench.snapshot(catalog, learned), tuple(stale))

@@ -1,7 +1,8 @@
 """Exemplars to a tuned encoder that is used only if it wins: `pointsman encoder tune`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from copy import deepcopy
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from pointsman.embedding.card import (
     CARD_FILE,
     GRAPH_FILE,
     TOKENIZER_FILE,
+    TWIN_FILE,
     Card,
     sha256_of,
     sha256_of_all,
@@ -35,6 +37,7 @@ from pointsman.embedding.tune import (
     fine_tune,
     hold_out,
     load_trainable,
+    passes_for_all,
 )
 from pointsman.errors import CatalogError, ConfigError
 from pointsman.settings import Settings
@@ -52,9 +55,10 @@ def tune_encoder(
 ) -> Card:
     """Tune the configured encoder on the exemplars of a catalog and write it to the folder `out`.
 
-    A share of the exemplars is kept out: they stop the tuning, judge it, and later set the thresholds. The
-    tuned encoder is adopted if it gives more of them to their own intent than the frozen one, both as they
-    are served. Where it does not win, only its card is written. Names of the intents are tuned on, too, where
+    A share of the exemplars is kept out: they stop the tuning, judge it, and later set the thresholds. If it
+    gives more of them to their own intent than the frozen one, both as they are served, the encoder is tuned
+    anew on all exemplars, in as many passes as were good: that one is served, the first, its twin, sets
+    thresholds. Where it does not win, only its card is written. Names of the intents are tuned on, too, where
     they help the frozen encoder.
 
     Raises:
@@ -70,39 +74,51 @@ def tune_encoder(
     _check_lessons(settings.paths.intents, lessons, held)
     store = ArtifactStore(settings.paths.models, settings.paths.specialists, fetching)
     model = load_trainable(settings.encoder.model, store, recipe.threads)
+    start = deepcopy(model.state_dict())
     frozen = load_encoder(settings.encoder, store)
     encode = EmbeddingCache(frozen, settings.paths.cache).encode
     before = judge(encode, lessons, words, ~held)
     taught = taught_of(encode, lessons, words, held)
-    epochs = fine_tune(model, taught, lessons.only(held), recipe, watch)
+    kept_out = lessons.only(held)
+    epochs = fine_tune(model, taught, kept_out, recipe, watch)
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=".tune-") as scratch:
         folder = Path(scratch) / "encoder"
         folder.mkdir()
-        exported = export(model, folder, lessons.only(held).texts)
-        tuned = OnnxEncoder(folder / GRAPH_FILE, folder / TOKENIZER_FILE, settings.encoder.threads)
-        after = judge(tuned.encode, lessons, words, ~held)
-        adopted = after.right(lessons.labels) > before.right(lessons.labels)
-        files = (GRAPH_FILE, TOKENIZER_FILE)
-        sha256 = {name: sha256_of_file(folder / name) for name in files}
+        exported = export(model, folder, kept_out.texts, TWIN_FILE)
+        twin = OnnxEncoder(folder / TWIN_FILE, folder / TOKENIZER_FILE, settings.encoder.threads)
+        frozen_right = before.right(lessons.labels)
+        tuned_right = judge(twin.encode, lessons, words, ~held).right(lessons.labels)
+        passes = 0
+        if tuned_right > frozen_right:
+            passes = passes_for_all(epochs)
+            model.load_state_dict(start)
+            everything = taught.and_also(kept_out)
+            fine_tune(model, everything, None, replace(recipe, epochs=passes), watch)
+            exported = export(model, folder, kept_out.texts)
+            served = OnnxEncoder(folder / GRAPH_FILE, folder / TOKENIZER_FILE, settings.encoder.threads)
+            # It has seen them all, so it has more of them right; less, if that tuning failed.
+            tuned_right = min(tuned_right, judge(served.encode, lessons, words, ~held).right(lessons.labels))
+        adopted = tuned_right > frozen_right
         if not adopted:
-            for name in files:
-                (folder / name).unlink()
+            for path in folder.iterdir():
+                path.unlink()
         card = Card(
             base_model=settings.encoder.model,
             base_hash=frozen.hash,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             adopted=adopted,
-            frozen_right=before.right(lessons.labels),
-            tuned_right=after.right(lessons.labels),
+            frozen_right=frozen_right,
+            tuned_right=tuned_right,
             recipe=asdict(recipe) | {"holdout": share},
             epochs=[asdict(epoch) for epoch in epochs],
             cosine_to_torch=exported.cosine,
             quantised=exported.quantised,
-            sha256=sha256,
+            sha256={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
             exemplars_sha256=sha256_of_all([names[label] for label in lessons.labels], lessons.texts),
             seen=sorted({sha256_of(text) for text in taught.texts}),
-            held_out=sorted(sha256_of(text) for text in lessons.only(held).texts),
+            held_out=sorted(sha256_of(text) for text in kept_out.texts),
+            passes_on_all=passes,
         )
         card.write(folder)
         if out.is_dir():

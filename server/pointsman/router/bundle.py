@@ -22,6 +22,7 @@ from pointsman.values.catalog import Catalog, Intent, Rule, Specialist
 from pointsman.values.promise import Promise
 
 ENCODER_MODEL, ENCODER_TOKENIZER = "encoder/model.onnx", "encoder/tokenizer.json"
+ENCODER_CARD, ENCODER_TWIN = "encoder/card.json", "encoder/twin.onnx"
 DIFFICULTY, CASCADE = "difficulty.npz", "cascade.json"
 
 T = TypeVar("T")

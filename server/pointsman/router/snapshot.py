@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -234,18 +234,20 @@ def _matcher(
     exemplars = exemplars_of(catalog)
     labels, classes = exemplars.labels, len(catalog.intents)
     groups = exemplars.texts, exemplars.negatives, exemplars.names
-    rows = cache.encode(sum(groups, ()), progress)
-    own, negatives, names = np.split(rows, np.cumsum([len(group) for group in groups[:2]]))
+    own, negatives, names = _embedded(cache, groups, progress)
+    judged, judged_names = own, names
+    if cache.twin is not cache:
+        judged, judged_names = _embedded(cache.twin, (exemplars.texts, exemplars.names), progress)
     phrases = read_phrases()
     leaning = fit_leaning(cache.encode(phrases.leaning), cache.encode(phrases.standing), own)
     calibration = calibrate(
-        own,
+        judged,
         labels,
         classes,
         routing.rejection,
         routing.out_of_scope,
-        names=names,
-        seen=cache.seen(exemplars.texts),
+        names=judged_names,
+        seen=cache.twin.seen(exemplars.texts),
     )
     index = ExemplarIndex(
         own,
@@ -268,6 +270,14 @@ def _matcher(
         scorer=scorer,
         reader=cache.encoder,
     )
+
+
+def _embedded(
+    cache: EmbeddingCache, groups: Sequence[Sequence[str]], progress: Callable[[int, int], None] | None
+) -> list[Rows]:
+    """Return the rows of each group of texts."""
+    rows = cache.encode([text for group in groups for text in group], progress)
+    return np.split(rows, np.cumsum([len(group) for group in groups[:-1]]))
 
 
 def scorer_of(catalog: Catalog, encoder_hash: str, curve: str) -> str:
