@@ -62,7 +62,7 @@ BANKING77 has no validation split: there, every fifth training text is one. Need
 """
 HOLDOUT = 0.2
 FULL_PASSES = 3
-"""Over a full training set: some ten minutes on one core; a set of few exemplars has the recipe's passes."""
+"""Over a full training set: some twenty minutes on one core; a set of few exemplars has the recipe's passes."""
 FULL, FEW = "all exemplars", f"{SHOTS} an intent"
 
 
