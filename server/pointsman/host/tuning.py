@@ -77,7 +77,7 @@ def tune_encoder(
     start = deepcopy(model.state_dict())
     frozen = load_encoder(settings.encoder, store)
     encode = EmbeddingCache(frozen, settings.paths.cache).encode
-    before = judge(encode, lessons, words, ~held)
+    frozen_right = judge(encode, lessons, words, ~held).right(lessons.labels)
     taught = taught_of(encode, lessons, words, held)
     kept_out = lessons.only(held)
     epochs = fine_tune(model, taught, kept_out, recipe, watch)
@@ -86,9 +86,12 @@ def tune_encoder(
         folder = Path(scratch) / "encoder"
         folder.mkdir()
         exported = export(model, folder, kept_out.texts, TWIN_FILE)
-        twin = OnnxEncoder(folder / TWIN_FILE, folder / TOKENIZER_FILE, settings.encoder.threads)
-        frozen_right = before.right(lessons.labels)
-        tuned_right = judge(twin.encode, lessons, words, ~held).right(lessons.labels)
+
+        def right(graph: str) -> int:
+            encoder = OnnxEncoder(folder / graph, folder / TOKENIZER_FILE, settings.encoder.threads)
+            return judge(encoder.encode, lessons, words, ~held).right(lessons.labels)
+
+        tuned_right = right(TWIN_FILE)
         passes = 0
         if tuned_right > frozen_right:
             passes = passes_for_all(epochs)
@@ -96,9 +99,8 @@ def tune_encoder(
             everything = taught.and_also(kept_out)
             fine_tune(model, everything, None, replace(recipe, epochs=passes), watch)
             exported = export(model, folder, kept_out.texts)
-            served = OnnxEncoder(folder / GRAPH_FILE, folder / TOKENIZER_FILE, settings.encoder.threads)
             # It has seen them all, so it has more of them right; less, if that tuning failed.
-            tuned_right = min(tuned_right, judge(served.encode, lessons, words, ~held).right(lessons.labels))
+            tuned_right = min(tuned_right, right(GRAPH_FILE))
         adopted = tuned_right > frozen_right
         if not adopted:
             for path in folder.iterdir():
