@@ -84,7 +84,7 @@ class PaddedGraph:
             [encoding.special_tokens_mask for encoding in encodings], np.int64
         )  # padding is special, too
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        tokens = self._session.run(None, feeds)[0]  # (n, t, d)
+        tokens = self._session.run(None, feeds)[0]  # (n, t, d); a second output is for texts beyond the limit
         sums = (tokens * words[:, :, None]).sum(axis=1)
         return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), np.float32)
 

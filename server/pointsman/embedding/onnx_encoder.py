@@ -24,7 +24,8 @@ class OnnxEncoder:
     """Mean-pooled, normalised token embeddings of a BERT-shaped ONNX graph, without the marks of begin and end.
 
     A graph that gives one row a text, (1, 1, d), has pooled by itself: that is a tuned encoder's.
-    Of a text beyond 256 tokens the first and the last 16 are read (`long_text`).
+    Of a text beyond 256 tokens the first and the last 16 are read (`long_text`), by the graph's last output: that of the
+    embedded default is its last layer alone (`blend`).
 
     Texts run one at a time. Dynamic quantisation scales activations over the whole batch, so in a batch
     a text's row depends on its neighbours (cosine 0.991 to its own row alone, benchmarks/encoder.py):
@@ -39,6 +40,8 @@ class OnnxEncoder:
         self._session = onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER_FUSIONS
         )
+        names = [output.name for output in self._session.get_outputs()]
+        self._usual, self._for_long = names[:1], names[-1:]
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -79,12 +82,14 @@ class OnnxEncoder:
 
     def _encode_one(self, text: str) -> Rows:
         found = self._tokenizer.encode(text).ids
+        output = self._usual
         if len(found) > MAX_TOKENS:
             inner = found[1:-1]
             found = [found[0], *head(inner), *tail(inner), found[-1]]
+            output = self._for_long
         ids = np.asarray([found], dtype=np.int64)  # (1, t)
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        tokens = self._session.run(None, feeds)[0][0]  # (t, d)
+        tokens = self._session.run(output, feeds)[0][0]  # (t, d)
         if len(tokens) > _MARKS:
             tokens = tokens[1:-1]
         mean = tokens.mean(axis=0)
