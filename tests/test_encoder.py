@@ -88,13 +88,18 @@ def test_it_agrees_with_sentence_transformers_on_the_official_weights(encoder, s
 
 
 @pytest.mark.reference
-def test_rows_of_the_embedded_default_are_near_its_plain_ones_and_not_the_same(encoder, store, texts) -> None:
+def test_a_graph_that_is_not_blended_gives_the_rows_of_sentence_transformers(
+    encoder, store, texts, tmp_path
+) -> None:
     from pointsman.embedding.sentence_encoder import SentenceEncoder
     from pointsman.embedding.weights import default_weights
 
     plain = SentenceEncoder(str(default_weights(store)), 1)
     assert plain.dimensions == encoder.dimensions == 384
     assert plain.hash != encoder.hash
+    fold_weights(store.fetch(GRAPH), tmp_path / "folded.onnx")
+    folded = OnnxEncoder(tmp_path / "folded.onnx", store.fetch(TOKENIZER), 1)
+    assert _cosines(folded.encode(texts), plain.encode(texts)).min() > 0.999
     cosines = _cosines(encoder.encode(texts), plain.encode(texts))
     assert 0.7 < cosines.min() < cosines.mean() < 0.98
 
@@ -130,7 +135,7 @@ def test_a_text_beyond_256_tokens_is_read_by_the_last_layer_alone(encoder, store
     plain = OnnxEncoder(tmp_path / "plain.onnx", store.fetch(TOKENIZER), 1)
     long, short = "please refund my order of last week " * 60, "please refund my order of last week"
     near, less_near = (_cosines(encoder.encode([text]), plain.encode([text]))[0] for text in (long, short))
-    assert near > 0.99 > 0.97 > less_near
+    assert near > 0.98 > 0.96 > less_near
 
 
 def test_a_text_of_256_tokens_is_read_whole_and_one_more_is_a_long_text(encoder) -> None:

@@ -21,11 +21,10 @@ SLOWER_FUSIONS = ["SkipLayerNormFusion"]
 
 
 class OnnxEncoder:
-    """Mean-pooled, normalised token embeddings of a BERT-shaped ONNX graph, without the marks of begin and end.
+    """Mean-pooled, normalised token embeddings of a BERT-shaped ONNX graph.
 
-    A graph that gives one row a text, (1, 1, d), has pooled by itself: that is a tuned encoder's.
-    Of a text beyond 256 tokens the first and the last 16 are read (`long_text`), by the graph's last output: that of the
-    embedded default is its last layer alone (`blend`).
+    Of a text beyond 256 tokens the first and the last 16 are read (`long_text`). A graph with two outputs is a blended one
+    (`blend`): the marks of begin and end are left out of its means, and long texts are read by the second output.
 
     Texts run one at a time. Dynamic quantisation scales activations over the whole batch, so in a batch
     a text's row depends on its neighbours (cosine 0.991 to its own row alone, benchmarks/encoder.py):
@@ -41,6 +40,7 @@ class OnnxEncoder:
             model, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER_FUSIONS
         )
         names = [output.name for output in self._session.get_outputs()]
+        self._is_blended = len(names) > 1
         self._usual, self._for_long = names[:1], names[-1:]
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
@@ -90,7 +90,7 @@ class OnnxEncoder:
         ids = np.asarray([found], dtype=np.int64)  # (1, t)
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
         tokens = self._session.run(output, feeds)[0][0]  # (t, d)
-        if len(tokens) > _MARKS:
+        if self._is_blended and len(tokens) > _MARKS:
             tokens = tokens[1:-1]
         mean = tokens.mean(axis=0)
         return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
