@@ -2,7 +2,7 @@
 
 The published graph keeps its weights as int8 behind Cast and Mul and multiplies in fp32. Folding the
 weights back to fp32 constants lets ONNX Runtime quantise the multiplications themselves (MatMulInteger,
-VNNI), which is what makes it fast. Weights are quantised per channel: cosine to fp32 0.994 instead of
+VNNI), which is what makes it fast. Weights are quantised per channel: cosine to fp32 0.995 instead of
 0.968 per tensor (benchmarks/encoder.py). What surrounds them is fused first (`graph`);
 then the last layer is blended with an earlier one (`blend`).
 """

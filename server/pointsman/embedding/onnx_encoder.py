@@ -27,7 +27,7 @@ class OnnxEncoder:
     (`blend`): the marks of begin and end are left out of its means, and long texts are read by the second output.
 
     Texts run one at a time. Dynamic quantisation scales activations over the whole batch, so in a batch
-    a text's row depends on its neighbours (cosine 0.991 to its own row alone, benchmarks/encoder.py):
+    a text's row depends on its neighbours (cosine 0.993 to its own row alone, benchmarks/encoder.py):
     the same prompt would route differently under load. Alone, there is no padding either.
     """
 
