@@ -80,12 +80,10 @@ class PaddedGraph:
         encodings = self._tokenizer.encode_batch(list(texts))
         ids = np.asarray([encoding.ids for encoding in encodings], np.int64)  # (n, t)
         mask = np.asarray([encoding.attention_mask for encoding in encodings], np.int64)
-        words = 1 - np.asarray(
-            [encoding.special_tokens_mask for encoding in encodings], np.int64
-        )  # padding is special, too
+        marks = np.asarray([encoding.special_tokens_mask for encoding in encodings], np.int64)  # and padding
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         tokens = self._session.run(None, feeds)[0]  # (n, t, d); a second output is for texts beyond the limit
-        sums = (tokens * words[:, :, None]).sum(axis=1)
+        sums = (tokens * (1 - marks)[:, :, None]).sum(axis=1)
         return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), np.float32)
 
 

@@ -38,6 +38,14 @@ def encoder(store: ArtifactStore) -> Encoder:
 
 
 @pytest.fixture(scope="module")
+def plain(store: ArtifactStore, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    """The same code over a graph that is not blended: it reads long texts and short ones alike."""
+    path = tmp_path_factory.mktemp("plain") / "folded.onnx"
+    fold_weights(store.fetch(GRAPH), path)
+    return OnnxEncoder(path, store.fetch(TOKENIZER), 1)
+
+
+@pytest.fixture(scope="module")
 def texts() -> list[str]:
     files = [yaml.safe_load(path.read_text()) for path in sorted(SHIPPED.glob("*.yaml"))]
     return [text for file in files for text in file["exemplars"][:4]]
@@ -89,20 +97,18 @@ def test_it_agrees_with_sentence_transformers_on_the_official_weights(encoder, s
 
 @pytest.mark.reference
 def test_a_graph_that_is_not_blended_gives_the_rows_of_sentence_transformers(
-    encoder, store, texts, tmp_path
+    encoder, plain, store, texts
 ) -> None:
     from pointsman.embedding.sentence_encoder import SentenceEncoder
     from pointsman.embedding.weights import default_weights
 
-    plain = SentenceEncoder(str(default_weights(store)), 1)
-    assert plain.dimensions == encoder.dimensions == 384
-    assert plain.hash != encoder.hash
-    fold_weights(store.fetch(GRAPH), tmp_path / "folded.onnx")
-    folded = OnnxEncoder(tmp_path / "folded.onnx", store.fetch(TOKENIZER), 1)
-    published = _cosines(folded.encode(texts), plain.encode(texts))  # int8 weights
+    reference = SentenceEncoder(str(default_weights(store)), 1)
+    assert reference.dimensions == encoder.dimensions == 384
+    assert reference.hash != encoder.hash
+    published = _cosines(plain.encode(texts), reference.encode(texts))  # int8 weights
     assert published.mean() > 0.999
     assert published.min() > 0.998
-    cosines = _cosines(encoder.encode(texts), plain.encode(texts))
+    cosines = _cosines(encoder.encode(texts), reference.encode(texts))
     assert 0.7 < cosines.min() < cosines.mean() < 0.98
 
 
@@ -123,31 +129,33 @@ def test_a_graph_that_does_not_end_with_a_layer_norm_is_not_blended(store, tmp_p
         blend(tmp_path / "cut.onnx", tmp_path / "blended.onnx")
 
 
-def test_of_a_text_beyond_256_tokens_the_first_and_the_last_16_are_read(encoder) -> None:
+def test_of_a_text_beyond_256_tokens_the_first_and_the_last_16_are_read(encoder, plain) -> None:
     begin, end = "one two three four " * 4, "red green blue white " * 4  # 16 tokens each
     middles = ("refund my order please " * 80, "and the weather in Oslo tomorrow " * 90)
-    rows = encoder.encode([f"{begin}{middle}{end}" for middle in middles])
+    longs = [f"{begin}{middle}{end}" for middle in middles]
+    rows, plain_rows = encoder.encode(longs), plain.encode(longs)
     np.testing.assert_array_equal(rows[0], rows[1])
+    np.testing.assert_array_equal(plain_rows[0], plain_rows[1])
+    np.testing.assert_array_equal(plain_rows[0], plain.encode([f"{begin}{end}"])[0])
     others = encoder.encode([f"apple {begin}{middles[0]}{end}", f"{begin}{middles[0]}{end} apple"])
     assert not any(np.array_equal(rows[0], other) for other in others)
 
 
-def test_a_text_beyond_256_tokens_is_read_by_the_last_layer_alone(encoder, store, tmp_path) -> None:
-    fold_weights(store.fetch(GRAPH), tmp_path / "plain.onnx")
-    plain = OnnxEncoder(tmp_path / "plain.onnx", store.fetch(TOKENIZER), 1)
+def test_a_text_beyond_256_tokens_is_read_by_the_last_layer_alone(encoder, plain) -> None:
     long, short = "please refund my order of last week " * 60, "please refund my order of last week"
     near, less_near = (_cosines(encoder.encode([text]), plain.encode([text]))[0] for text in (long, short))
     assert near > 0.98 > 0.96 > less_near
 
 
-def test_a_text_of_256_tokens_is_read_whole_and_one_more_is_a_long_text(encoder) -> None:
+def test_a_text_of_256_tokens_is_read_whole_and_one_more_is_a_long_text(encoder, plain) -> None:
     words = ["apple"] * 120 + ["bicycle"] + ["apple"] * 133  # 254 tokens, and the two that mark begin and end
-    plain, longer = " ".join(["apple"] * 254), " ".join([*words, "apple"])
-    whole, apples, cut = encoder.encode([" ".join(words), plain, longer])
+    same, longer = " ".join(["apple"] * 254), " ".join([*words, "apple"])
+    whole, apples, cut = encoder.encode([" ".join(words), same, longer])
     assert not np.array_equal(whole, apples)
     assert encoder.limit == 254
-    assert [read_of(encoder, text).cut for text in (" ".join(words), plain, longer)] == [False, False, True]
+    assert [read_of(encoder, text).cut for text in (" ".join(words), same, longer)] == [False, False, True]
     np.testing.assert_array_equal(cut, encoder.encode([" ".join(["apple"] * 300)])[0])
+    np.testing.assert_array_equal(*plain.encode([longer, " ".join(["apple"] * 32)]))
 
 
 def test_what_is_asked_before_or_after_a_long_text_is_still_seen(encoder) -> None:
@@ -160,7 +168,8 @@ def test_what_is_asked_before_or_after_a_long_text_is_still_seen(encoder) -> Non
             text[:900],
         ]
     )
-    assert min(asked @ before, asked @ after) > max(0.5, 2.5 * (asked @ cut_off))
+    assert asked @ cut_off < 0.2
+    assert min(asked @ before, asked @ after) > 0.5
 
 
 @pytest.mark.reference
@@ -259,7 +268,6 @@ import sys
 sys.modules.update(torch=None, sympy=None, onnxscript=None)  # serving does not install them
 from pathlib import Path
 from pointsman.artifacts.store import ArtifactStore
-from pointsman.embedding.blend import blend
 from pointsman.embedding.build import default_graph
 from pointsman.errors import ArtifactError
 try:

@@ -39,9 +39,7 @@ class OnnxEncoder:
         self._session = onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER_FUSIONS
         )
-        names = [output.name for output in self._session.get_outputs()]
-        self._is_blended = len(names) > 1
-        self._usual, self._for_long = names[:1], names[-1:]
+        self._outputs = [output.name for output in self._session.get_outputs()]
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -82,15 +80,15 @@ class OnnxEncoder:
 
     def _encode_one(self, text: str) -> Rows:
         found = self._tokenizer.encode(text).ids
-        output = self._usual
+        output = self._outputs[0]
         if len(found) > MAX_TOKENS:
             inner = found[1:-1]
             found = [found[0], *head(inner), *tail(inner), found[-1]]
-            output = self._for_long
+            output = self._outputs[-1]
         ids = np.asarray([found], dtype=np.int64)  # (1, t)
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-        tokens = self._session.run(output, feeds)[0][0]  # (t, d)
-        if self._is_blended and len(tokens) > _MARKS:
+        tokens = self._session.run([output], feeds)[0][0]  # (t, d)
+        if len(self._outputs) > 1 and len(tokens) > _MARKS:
             tokens = tokens[1:-1]
         mean = tokens.mean(axis=0)
         return np.asarray(mean / np.linalg.norm(mean), dtype=np.float32)
