@@ -1,11 +1,12 @@
 """The cascade on the three shipped specialists: what confidence is worth, and what escalating buys.
 
     python benchmarks/keep_out.py --data DATA --out OUT
-    python benchmarks/cascade.py --data DATA --validation OUT/validation
+    python benchmarks/twins.py --data OUT/train --name sql --out OUT/twins
+    python benchmarks/cascade.py --data DATA --validation OUT/validation --twins OUT/twins
 
 DATA holds {support,slots,sql}_{train,test}.jsonl; of the training rows, keep_out.py draws those that no adapter was
-trained on, {support,slots,sql}.jsonl. Curves and thresholds are fitted on these; the test files are read once, for
-the table.
+trained on, {support,slots,sql}.jsonl. Curves and thresholds are fitted on these, and curves on the answers of twins
+where there are any; the test files are read once, for the table.
 
 No large model is to be had, so the cloud is a SIMULATION: a real OpenAI-compatible server on loopback that
 answers with the gold answer, and with a wrong one for a stated share of prompts. In `accuracy` by escalated share
@@ -33,7 +34,7 @@ from pointsman.host.cascade import collect, read_known
 from pointsman.host.logs import configure_logs
 from pointsman.host.offline import load_catalog
 from pointsman.host.serve import open_core
-from pointsman.review.cascade import SHARES, figures_on, fit_cascade
+from pointsman.review.cascade import SHARES, figures_on, fit_cascade, read_answers
 from pointsman.service.server import GrpcServer
 from pointsman.settings import load
 from pointsman.v1 import router_pb2
@@ -141,6 +142,7 @@ def main():
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of NAME_test.jsonl")
     parser.add_argument("--validation", type=Path, required=True, help="folder of NAME.jsonl, to fit on")
+    parser.add_argument("--twins", type=Path, help="folder of NAME.jsonl, answers that twins.py collected")
     parser.add_argument("--specialists", type=Path, default=ROOT / "specialists")
     parser.add_argument("--names", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--limit", type=int, default=0, help="prompts of each file; 0: all")
@@ -168,6 +170,8 @@ def main():
         for name in arguments.names:
             known = _first(read_known(arguments.validation / f"{name}.jsonl"), arguments.limit)
             labelled += answers_to(name, known, "validation")
+            if arguments.twins and (arguments.twins / f"{name}.jsonl").is_file():
+                labelled += read_answers(arguments.twins / f"{name}.jsonl", catalog)
             tests[name] = _first(read_known(arguments.data / f"{name}_test.jsonl"), arguments.limit)
         fitted = fit_cascade(labelled, catalog, arguments.risk, arguments.confidence)
         on_test = [a for name in arguments.names for a in answers_to(name, tests[name], "test")]
@@ -193,6 +197,12 @@ def main():
                     served(settings_of(arguments, cascade, cloud=cloud), tests[name], TASKS[name])
                 )
                 over_grpc.append([name, f"{accuracy:.3f}", f"{escalated:.1%}", f"{flagged:.1%}"])
+    twins = sum(answer.twin for answer in labelled)
+    by_twins = (
+        f", the curve on {twins} of twins, which were trained on one half and asked the other"
+        if twins
+        else ""
+    )
     headers = ["specialist", "answers", "AUROC", *(f"{share:.0%} escalated" for share in SHARES)]
     headers += ["threshold", "escalate there", "stand and are wrong"]
     body = "\n\n".join(
@@ -202,8 +212,8 @@ def main():
                 f"The cloud is a simulation: a server on loopback that answers with the gold answer, and is wrong for "
                 f"{arguments.cloud_errors:.0%} of the prompts. AUROC: of confidence for 'the local answer is right' "
                 "(exact match). Columns of shares: accuracy with the least confident answers escalated. Threshold: "
-                f"fitted on {len(labelled)} validation answers, so that at most {arguments.risk:.0%} stand and are "
-                f"wrong, with {arguments.confidence:.0%} confidence. Aims: AUROC ≥ {AIM['auroc']} on each; support "
+                f"fitted on {sum(not a.twin for a in labelled)} validation answers{by_twins}, so that at most "
+                f"{arguments.risk:.0%} stand and are wrong, with {arguments.confidence:.0%} confidence. Aims: AUROC ≥ {AIM['auroc']} on each; support "
                 f"≥ {AIM['support']} at 20% escalated."
             ),
             (
@@ -213,10 +223,13 @@ def main():
             report.table(["specialist", "accuracy", "escalated", "flagged"], over_grpc),
         ]
     )
-    command = (
-        "python benchmarks/keep_out.py --data DIR --out OUT && "
-        "python benchmarks/cascade.py --data DIR --validation OUT/validation"
-    )
+    command = "python benchmarks/keep_out.py --data DIR --out OUT && "
+    with_twins = [name for name in arguments.names if any(a.twin and a.specialist == name for a in labelled)]
+    for name in with_twins:
+        command += f"python benchmarks/twins.py --data OUT/train --name {name} --out OUT/twins && "
+    command += "python benchmarks/cascade.py --data DIR --validation OUT/validation"
+    if with_twins:
+        command += " --twins OUT/twins"
     if arguments.names != list(TASKS):
         command += f" --names {' '.join(arguments.names)}"
     if arguments.limit:

@@ -106,8 +106,9 @@ class _Snapshot(Snapshot):
 
 
 def model(specialist: Specialist, threshold: float = 0.5) -> AnswerModel:
-    """Confidence is σ(4 + lowest log-probability - 10 ln(1 + names left out))."""
-    curve = AnswerCurve(("lowest", "unnamed"), (0.0, 0.0), (1.0, 1.0), (1.0, -10.0), 4.0)
+    """Confidence is σ(4 + lowest log-probability - 10 ln(1 + names left out) - 10 if it was repaired)."""
+    features, nothing = ("lowest", "unnamed", "repaired"), (0.0, 0.0, 0.0)
+    curve = AnswerCurve(features, nothing, (1.0, 1.0, 1.0), (1.0, -10.0, -10.0), 4.0)
     return AnswerModel(
         specialist.name,
         specialist.answers_hash,
@@ -581,6 +582,15 @@ async def test_an_answer_that_breaks_its_format_is_made_anew_held_to_it_before_i
     assert second.constraint is not None
     assert second.constraint.grammar == 'root ::= "positive" | "negative"'
     assert escalations(events) == []  # nothing of the first was shown: it could not become valid at once
+
+
+async def test_an_answer_that_had_to_be_held_to_its_format_is_judged_as_one() -> None:
+    repaired = Engine([("Well", SURE)], [("positive", SURE)])
+    events = await events_of(await generator(repaired, None, output=CHOICE), asked())
+    assert text_of(events) == "positive"
+    assert done_of(events).shortfall is Shortfall.LOW_CONFIDENCE
+    events = await events_of(await generator(Engine([("positive", SURE)]), None, output=CHOICE), asked())
+    assert done_of(events).shortfall is None
 
 
 async def test_what_was_shown_before_a_repair_is_retracted_as_far_as_it_differs() -> None:

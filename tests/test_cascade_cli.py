@@ -3,21 +3,30 @@
 import asyncio
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from adapters import write_adapter
 from builders import make_specialist
 from harness import Cloud, Site, collect, running, until, write_specialist
 from pointsman.catalog.cascade_file import cascade_json, read_cascade
 from pointsman.cli.app import app
 from pointsman.client import constraints, said
-from pointsman.errors import CatalogError, PreconditionError
+from pointsman.errors import CatalogError, ConfigError, PreconditionError, unwrap
 from pointsman.host.bundles import build_bundle
 from pointsman.host.offline import load_catalog, open_workbench
-from pointsman.review.cascade import figures_on, fit_cascade, is_held_out, read_answers
+from pointsman.review.cascade import (
+    LabelledAnswer,
+    answer_line,
+    figures_on,
+    fit_cascade,
+    is_held_out,
+    read_answers,
+)
 from pointsman.settings import Settings
 from pointsman.v1 import router_pb2
 from pointsman.values.catalog import Catalog, Specialist
@@ -61,6 +70,14 @@ def write_config(site: Site) -> Path:
     return path
 
 
+def refusal(arguments: list[str]) -> str:
+    raised = CliRunner().invoke(app, arguments).exception
+    assert raised is not None
+    error = unwrap(raised)
+    assert isinstance(error, ConfigError)
+    return str(error)
+
+
 def test_fit_writes_a_file_that_serving_reads_and_report_shows_it(site: Site) -> None:
     config = write_config(site.fill())
     data = write_answers(site.root / "answers.jsonl")
@@ -74,7 +91,7 @@ def test_fit_writes_a_file_that_serving_reads_and_report_shows_it(site: Site) ->
     (model,) = cascade.models
     assert model.holds
     assert model.bound <= 0.1
-    assert (model.curve.words, model.curve.passed_over) == ({"a", "b"}, {"ann"})
+    assert (model.curve.words, model.curve.passed_over) == ({"a", "b"}, {"p", "for", "ann"})
     assert cascade_json(cascade) == (site.root / "cascade.json").read_text()
     specialist = load_catalog(site.settings()).specialist("support")
     assert specialist is not None
@@ -92,6 +109,29 @@ def test_too_few_labels_exit_with_1_and_say_how_many_are_missing(site: Site) -> 
     assert ran.exit_code == 1
     assert "no promise: about" in ran.output
     assert not read_cascade(site.root / "cascade.json").models[0].holds
+
+
+def _rounded(answers: list[LabelledAnswer]) -> list[LabelledAnswer]:
+    """Return answers as a line tells them."""
+    return [replace(a, logprobs=tuple(round(p or 0, 5) for p in a.logprobs)) for a in answers]
+
+
+def test_answers_of_twins_shape_the_curve_and_the_specialists_own_set_the_threshold(site: Site) -> None:
+    catalog = load_catalog(site.fill().settings())
+    own = read_answers(write_answers(site.root / "own.jsonl", 200), catalog)
+    flags = {"twin": True, "repaired": True}
+    twins = read_answers(write_answers(site.root / "twins.jsonl", 300, **flags), catalog)
+    assert {(answer.twin, answer.repaired) for answer in twins} == {(True, True)}
+    (alone,) = fit_cascade(own, catalog, 0.05, 0.95).models
+    (model,) = fit_cascade([*own, *twins], catalog, 0.05, 0.95).models
+    assert (model.fitting, model.calibration) == (300, 200)
+    assert 70 < alone.calibration < 130
+    (shaped,) = fit_cascade([*twins, *own[:1]], catalog, 0.05, 0.95).models
+    assert model.curve == shaped.curve
+    lines = [answer_line(answer) for answer in (*own, *twins)]
+    again = site.root / "again.jsonl"
+    again.write_text("".join(lines))
+    assert read_answers(again, catalog) == [*_rounded(own), *_rounded(twins)]
 
 
 def test_escalating_the_least_confident_answers_raises_accuracy_and_the_cloud_bounds_it(site: Site) -> None:
@@ -146,6 +186,11 @@ def test_escalating_the_least_confident_answers_raises_accuracy_and_the_cloud_bo
             '{"specialist": "support", "prompt": "p", "answer": "a", "logprobs": [], "right": true, "answers_hash": "0"}',
             "answers_hash",
             "collect again",
+        ),
+        (
+            '{"specialist": "support", "prompt": "p", "answer": "a", "logprobs": [], "right": true, "twin": 1}',
+            "twin",
+            "true or false",
         ),
     ],
 )
@@ -333,4 +378,33 @@ def test_collect_asks_the_engine_as_serving_does_and_labels_what_it_says(
     for answer in answers:
         assert (answer.answer in {"positive", "negative"}) == (constrained != "never")
         assert answer.right == (answer.answer == "positive")
+        assert answer.repaired == (constrained == "repair")
+        assert not answer.twin
         assert answer.logprobs
+
+
+@pytest.mark.model
+def test_collect_asks_a_twin_in_place_of_the_specialist(site: Site, base_model: Path) -> None:
+    config = write_config(site.fill())
+    write_specialist(site.specialists, "mood", output=SENTIMENT, max_output_tokens=8)
+    data = site.root / "known.jsonl"
+    data.write_text(json.dumps({"user": "I feel good", "answer": "positive"}))
+    out, adapter = site.root / "answers.jsonl", site.root / "twin.gguf"
+    arguments = ["cascade", "collect", "--data", str(data), "--specialist", "mood", "--out", str(out)]
+    arguments += ["--config", str(config), "--adapter", str(adapter)]
+    assert "--adapter: cannot be read" in refusal(arguments)
+    sha256 = write_adapter(adapter, base_model)
+    ran = CliRunner().invoke(app, arguments)
+    assert ran.exit_code == 0, (ran.output, ran.exception)
+    assert "1 answers of a twin of mood" in ran.output
+    catalog = load_catalog(site.settings())
+    (answer,) = read_answers(out, catalog)
+    mood = catalog.specialist("mood")
+    assert mood is not None
+    assert answer.twin
+    assert answer.logprobs
+    assert answer.answers_hash == mood.answers_hash
+    # What is the specialist's own adapter anyway is no twin.
+    own = {"uri": f"file:{adapter}", "sha256": sha256}
+    write_specialist(site.specialists, "mood", output=SENTIMENT, adapter=own)
+    assert "is what mood answers with anyway" in refusal(arguments)

@@ -202,8 +202,55 @@ def test_only_a_whole_answer_leaves_something_out() -> None:
     reader.take(-0.1)
     signals = reader.signals("SELECT city WHERE name = 'oslo'")
     assert (signals.unnamed, signals.unsaid) == ({"ann", "lee"}, {"date"})
+    assert signals.untold == {"which", "has", "a", "date", "with", "and", "ann", "lee"}
     begun = reader.signals("SELECT city", whole=False)
-    assert (begun.unnamed, begun.unsaid) == (set(), set())
+    assert (begun.unnamed, begun.unsaid, begun.untold) == (set(), set(), set())
+
+
+@pytest.mark.parametrize(
+    ("text", "altered", "borrowed", "twice"),
+    [
+        ("SELECT city WHERE crowd = 'O'Hara Park'", set(), set(), set()),
+        ("SELECT city WHERE crowd = 'o'hara'", set(), set(), set()),
+        ("SELECT city WHERE crowd = 'hara park o'", {"hara park o"}, set(), set()),
+        ("SELECT attendance WHERE crowd = 'o'hara park'", set(), {"attendance"}, set()),
+        ("SELECT city WHERE city = 'attendance'", set(), set(), {"city"}),
+        ('{"city": "Park", "crowd": "none"}', {"none"}, set(), set()),
+        ("", set(), set(), set()),
+    ],
+)
+def test_quotes_are_held_to_the_letter_and_fields_to_the_lines_that_name_them(
+    text: str, altered: set[str], borrowed: set[str], twice: set[str]
+) -> None:
+    signals = read(-0.1, text=text, asked="columns: city, crowd\nWhat attendance had O'Hara Park?")
+    assert (signals.altered, signals.borrowed, signals.twice) == (altered, borrowed, twice)
+
+
+def test_a_prompt_of_one_line_names_no_fields_and_what_is_still_open_is_not_judged() -> None:
+    assert read(-0.1, text="weather", asked="the weather in Oslo").borrowed == set()
+    reader = SignalReader("fields: city\nweather in Oslo", "fields: city\nweather in Oslo")
+    reader.take(-0.1)
+    begun = reader.signals("city = 'weather or", whole=False)
+    assert (begun.altered, begun.borrowed, begun.twice) == (set(), set(), set())
+    assert reader.signals("city = 'weather or'", whole=False).altered == {"weather or"}
+    assert reader.signals("weather", whole=False).borrowed == set()
+    assert reader.signals("weather ", whole=False).borrowed == {"weather"}
+
+
+def test_a_quote_of_the_formats_own_words_is_not_altered() -> None:
+    answers = [
+        Judged(read(-0.1 * i, text='{"kind": "x"}', asked=f"case {i}"), right=i % 3 > 0, fitting=True)
+        for i in range(60)
+    ]
+    (model,) = fit({"a": answers}, {"a": "h"}, 0.05, 0.95)
+    assert model.curve.words == {"kind", "x"}
+    assert model.curve.centre[model.curve.features.index("altered")] == 0
+
+
+def test_what_a_question_says_is_reckoned_with_once_enough_labels_tell_what_need_not_be_said() -> None:
+    few, many = (fit({"a": _forgetful(n)}, {"a": "h"}, 0.05, 0.95)[0] for n in (398, 402))
+    assert (few.fitting, many.fitting) == (199, 201)
+    assert set(many.curve.features) - set(few.curve.features) == {"untold"}
 
 
 def _forgetful(n: int) -> list[Judged]:
@@ -221,17 +268,18 @@ def _forgetful(n: int) -> list[Judged]:
 
 def test_a_name_that_is_left_out_is_a_sign_of_error_and_what_all_leave_out_is_none() -> None:
     (model,) = fit({"a": _forgetful(300)}, {"a": "h"}, 0.05, 0.95)
-    assert model.curve.passed_over == {"please", "note"}
+    assert model.curve.passed_over == {"so", "please", "the", "weather", "in", "as", "a", "note"}
     assert model.auroc is not None
     assert model.auroc > 0.99
     assert model.holds
     assert model.kept > 0.6
 
 
-def test_a_shared_curve_does_not_reckon_with_what_is_left_out() -> None:
+def test_a_shared_curve_does_not_reckon_with_what_differs_between_specialists() -> None:
     few, many = fit({"many": _forgetful(300), "few": _labelled(30)}, {"many": "h", "few": "k"}, 0.05, 0.9)
     assert (few.shared, many.shared) == (True, False)
-    assert set(many.curve.features) - set(few.curve.features) == {"unnamed", "unsaid"}
+    own = {"altered", "borrowed", "twice", "unnamed", "unsaid"}
+    assert set(many.curve.features) - set(few.curve.features) == own
 
 
 def test_no_answer_vouches_for_its_own_words() -> None:

@@ -68,6 +68,6 @@ def _check_there(path: Path) -> None:
 
 
 def _say(out: Path) -> None:
-    from pointsman.training.export import sha256_of
+    from pointsman.artifacts.verdict import sha256_of
 
     print(f"written: {out}, {out.stat().st_size >> 20} MiB, sha256 {sha256_of(out)}")

@@ -32,6 +32,14 @@ def collect(
     data: Annotated[Path, typer.Option(help='Prompts with their answers, JSONL: {"user": …, "answer": …}.')],
     specialist: Annotated[str, typer.Option(help="Who answers them; NAME@next: its candidate.")],
     out: Annotated[Path, typer.Option(help="Labelled answers to write.")] = Path("answers.jsonl"),
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            help="GGUF of a twin that answers in its place: an adapter that was trained on its other examples, "
+            "without these. Such answers shape the curve and set no threshold.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Prompts to ask, the first ones; 0: all.")] = 0,
     add: Annotated[bool, typer.Option("--add", help="Add to the file instead of replacing it.")] = False,
     config: Config = None,
@@ -54,12 +62,13 @@ def collect(
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("asking", total=len(known))
         answers = asyncio.run(
-            ask(settings, specialist, known, lambda done, _: progress.update(task, completed=done))
+            ask(settings, specialist, known, lambda done, _: progress.update(task, completed=done), adapter)
         )
     with out.open("a" if add else "w", encoding="utf-8") as file:
         file.writelines(answer_line(answer) for answer in answers)
     right = sum(answer.right for answer in answers)
-    print(f"{len(answers)} answers of {specialist}, {right} right ({right / len(answers):.1%}): {out}")
+    who = f"a twin of {specialist}" if adapter else specialist
+    print(f"{len(answers)} answers of {who}, {right} right ({right / len(answers):.1%}): {out}")
 
 
 @cascade.command()
@@ -123,7 +132,7 @@ def report(
 
     settings = _settings(config)
     catalog = load_catalog(settings).with_candidates
-    answers = read_answers(data, catalog)
+    answers = [answer for answer in read_answers(data, catalog) if not answer.twin]
     used = answers if fresh else [answer for answer in answers if is_held_out(answer)]
     shares = " ".join(f"{f'{share:.0%}':>7}" for share in SHARES)
     print(f"{'specialist':20} {'answers':>7} {'AUROC':>6}  accuracy at {shares} escalated; at the threshold")

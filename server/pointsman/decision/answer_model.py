@@ -9,25 +9,31 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pointsman.decision.promise import NOTHING_LOCAL, Bound, Verdicts, control_risk, sigmoid
-from pointsman.decision.signals import unsure_at_all
+from pointsman.decision.signals import unsure_at_all, words_of
 from pointsman.values.cascade import AnswerCurve, AnswerModel, Signals
 
-FEATURES = (
-    "lowest", "lowest_three", "mean", "total", "repeated", "cut", "refusal", "invalid", "strange", "unnamed", "unsaid",
+_SAID = ("strange", "altered", "borrowed", "twice")
+_LEFT_OUT = ("unnamed", "unsaid", "untold")
+_SHARED_FEATURES = (
+    "lowest", "lowest_three", "mean", "total", "repeated", "cut", "refusal", "invalid", "repaired",
+    "strange",
 )  # fmt: skip
-_SHARED_FEATURES = FEATURES[:-2]
-"""Of a curve that several share: what need not be said differs between them."""
+"""Of a curve that several share: what has to be said, and how, differs between them."""
+FEATURES = (*_SHARED_FEATURES, *_SAID[1:], *_LEFT_OUT)
 _OWN_FROM = 2
 """Other right answers that hold a word which their prompts do not, or leave out one that these hold, from which it
 is no sign of error."""
 _C = 0.1
 """Inverse strength of the ridge. Chosen on validation answers of the shipped specialists: a curve from 50 of them
 tells right from wrong better than with 1, one from 400 as well."""
+_TELLS_WHAT_IS_LEFT_OUT = 200
+"""Labels from which it is known which words of a question need not be said; from 50, `untold` makes a curve worse."""
 _LEAST_OF_EACH = 10
 """Right and wrong answers under which a specialist gets no curve of its own."""
 
@@ -56,7 +62,8 @@ def fit(
     for name, group in sorted(answers.items()):
         right = sum(judged.right for judged in fitting[name])
         alone = min(right, len(fitting[name]) - right) >= _LEAST_OF_EACH
-        curve = _curve(bare[name], FEATURES) if alone else shared
+        features = FEATURES if len(fitting[name]) >= _TELLS_WHAT_IS_LEFT_OUT else FEATURES[:-1]
+        curve = _curve(bare[name], features) if alone else shared
         curve = replace(curve, words=_own_words(fitting[name]), passed_over=_passed_over(fitting[name]))
         models.append(_model(name, hashes[name], curve, group, risk, confidence, shared=not alone))
     return models
@@ -126,30 +133,43 @@ def _passed_over(judged: Sequence[Judged]) -> frozenset[str]:
 def _without_own_words(judged: Sequence[Judged]) -> list[Judged]:
     """Take away the words that the other right answers hold or leave out: no answer vouches for itself."""
     held, left_out = _held(judged), _left_out(judged)
-
-    def telling(words: frozenset[str], counts: Counter[str], *, right: bool) -> frozenset[str]:
-        return frozenset(word for word in words if counts[word] - right < _OWN_FROM)
-
+    own, passed_over = _own_words(judged), _passed_over(judged)
     found = []
     for j in judged:
-        signals = replace(
-            j.signals,
-            strange=telling(j.signals.strange, held, right=j.right),
-            unnamed=telling(j.signals.unnamed, left_out, right=j.right),
-            unsaid=telling(j.signals.unsaid, left_out, right=j.right),
-        )
-        found.append(replace(j, signals=signals))
+        said, missing = _vouching(j) if j.right else (frozenset(), frozenset())
+        others_own = own - {word for word in said if held[word] == _OWN_FROM}
+        others_passed_over = passed_over - {word for word in missing if left_out[word] == _OWN_FROM}
+        telling: dict[str, Any] = {
+            name: _telling(name, j.signals, others_own, others_passed_over) for name in (*_SAID, *_LEFT_OUT)
+        }
+        found.append(replace(j, signals=replace(j.signals, **telling)))
     return found
+
+
+def _vouching(judged: Judged) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the words that an answer, if it is right, makes nothing strange, and nothing that has to be said."""
+    signals = judged.signals
+    return signals.strange, signals.unnamed | signals.unsaid | signals.untold
+
+
+def _telling(name: str, signals: Signals, own: frozenset[str], passed_over: frozenset[str]) -> frozenset[str]:
+    """Return the words of a signal that are a sign of error: not the specialist's own, and not to be left out."""
+    words: frozenset[str] = getattr(signals, name)
+    if name in _LEFT_OUT:
+        return words - passed_over
+    if name == "altered":
+        return frozenset(quote for quote in words if not words_of(quote) <= own)
+    return words - own
 
 
 def _held(judged: Sequence[Judged]) -> Counter[str]:
     """Count in how many right answers a word stands that is not of the prompt."""
-    return Counter(word for j in judged if j.right for word in j.signals.strange)
+    return Counter(word for j in judged if j.right for word in _vouching(j)[0])
 
 
 def _left_out(judged: Sequence[Judged]) -> Counter[str]:
     """Count how many right answers leave a word of the prompt out."""
-    return Counter(word for j in judged if j.right for word in j.signals.unnamed | j.signals.unsaid)
+    return Counter(word for j in judged if j.right for word in _vouching(j)[1])
 
 
 def _model(
@@ -196,10 +216,9 @@ def _rows(
 ) -> NDArray[np.float64]:
     """Return the features (n, k). Counts of words enter by their logarithm: answers differ in length by orders."""
     rows = np.zeros((len(signals), len(features)))
-    expected = {"strange": own, "unnamed": passed_over, "unsaid": passed_over}
     for i, name in enumerate(features):
-        if name in expected:
-            rows[:, i] = np.log1p([len(getattr(s, name) - expected[name]) for s in signals])
+        if name in {*_SAID, *_LEFT_OUT}:
+            rows[:, i] = np.log1p([len(_telling(name, s, own, passed_over)) for s in signals])
         else:
             rows[:, i] = [getattr(s, name) for s in signals]
     return rows

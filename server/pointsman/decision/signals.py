@@ -5,7 +5,9 @@ adapters: minimum 0.79-0.98, mean of the three lowest 0.82-0.98, plain mean 0.81
 next to nothing. So the whole answer is judged, or what of it is complete.
 What they do not see is a word that was made up and is then written with ease, or one that was forgotten: of a
 specialist that copies from its prompt (slots, columns, order numbers), a word that is neither its own nor the prompt's
-is a sign of error, and so is a name, or a word of two lines of the prompt, that the answer leaves out.
+is a sign of error, and so is a name, or a word of two lines of the prompt, that the answer leaves out; a quoted value
+that is not the prompt's to the letter; a field that is named after the question, where the lines before it name the
+fields; one field twice.
 """
 
 import heapq
@@ -47,6 +49,10 @@ _WORD = re.compile(r"\S+")
 _LETTERS = re.compile(r"\w+")
 _PARTS = re.compile(r"[^\W_]+")
 """`city` and `Host` in `Host_City`: what a prompt says of a field, it says in words."""
+_QUOTED = re.compile(r"(?<!\w)'(.*?)'(?!\w)|\"(.*?)\"")
+"""What stands in quotes; an apostrophe within a word ends none."""
+_OPEN_QUOTE = re.compile(r"((?<!\w)'|\").*", re.DOTALL)
+_AROUND = ",:;{}[]"
 _SENTENCE_ENDS = ".?!:"
 _OPENERS = " \t\"'“‘«„(["
 
@@ -57,7 +63,9 @@ class SignalReader:
     def __init__(self, asked: str = "", prompt: str = "") -> None:
         self._asked = asked
         self._prompt = prompt
-        self._words: frozenset[str] | None = None
+        self._words: frozenset[str] | None = None  # of the conversation, once it was asked for
+        self._letters = self._last = ""
+        self._named: frozenset[str] = frozenset()
         self._three: list[float] = []  # the three least, negated: a heap whose root is the greatest of them
         self._total = 0.0
         self._tokens = 0
@@ -74,7 +82,15 @@ class SignalReader:
         else:
             heapq.heappushpop(self._three, -value)
 
-    def signals(self, text: str, *, cut: bool = False, invalid: bool = False, whole: bool = True) -> Signals:
+    def signals(
+        self,
+        text: str,
+        *,
+        cut: bool = False,
+        invalid: bool = False,
+        repaired: bool = False,
+        whole: bool = True,
+    ) -> Signals:
         """Return what the tokens so far say; `text` is the answer that they make, normalised.
 
         whole: nothing more comes; what has not been said yet is not left out.
@@ -83,6 +99,10 @@ class SignalReader:
         said = parts_of(text) if whole else None
         if self._words is None:
             self._words = words_of(self._asked)
+            self._letters = self._asked.casefold()
+            *before, self._last = self._prompt.rstrip().casefold().split("\n")
+            self._named = frozenset(chunk.strip(_AROUND) for line in before for chunk in line.split())
+        bare = _bare_words(text, whole=whole)
         return Signals(
             lowest=-max(self._three) if told else 0.0,
             lowest_three=-sum(self._three) / len(self._three) if told else 0.0,
@@ -93,10 +113,20 @@ class SignalReader:
             cut=cut,
             refusal=refuses(text),
             invalid=invalid,
+            repaired=repaired,
             strange=words_of(text, whole=whole) - self._words,
             unnamed=frozenset() if said is None else names_of(self._prompt) - said,
             unsaid=frozenset() if said is None else subjects_of(self._prompt) - said,
+            untold=frozenset() if said is None else parts_of(self._last) - said,
+            altered=frozenset(quote for quote in quotes_of(text) if quote not in self._letters),
+            borrowed=self._borrowed(bare),
+            twice=frozenset(word for word, n in Counter(bare).items() if n > 1),
         )
+
+    def _borrowed(self, bare: list[str]) -> frozenset[str]:
+        """Return the words of the last line that no line before it holds as they stand; none without such lines."""
+        asked = parts_of(self._last) if self._named else frozenset()
+        return frozenset(word for word in bare if word not in self._named and parts_of(word) <= asked)
 
 
 def unsure_at_all(signals: Signals) -> bool:
@@ -121,6 +151,22 @@ def words_of(text: str, *, whole: bool = True) -> frozenset[str]:
 def parts_of(text: str) -> frozenset[str]:
     """Return the runs of letters and digits, in lower case: a field's name falls into its words."""
     return frozenset(_PARTS.findall(text.casefold()))
+
+
+def quotes_of(text: str) -> frozenset[str]:
+    """Return what stands in quotes, in lower case; a quote that is still open is none."""
+    return frozenset(one or other for one, other in _QUOTED.findall(text.casefold()))
+
+
+def _bare_words(text: str, *, whole: bool) -> list[str]:
+    """Return what white space parts outside of quotes, in lower case; not one that may go on, unless `whole`."""
+    bare = _QUOTED.sub(" ", text.casefold())
+    if not whole:
+        bare = _OPEN_QUOTE.sub(" ", bare)
+    chunks = [chunk.strip(_AROUND) for chunk in bare.split()]
+    if chunks and not whole and not bare[-1].isspace():
+        del chunks[-1]
+    return [chunk for chunk in chunks if any(map(str.isalnum, chunk))]
 
 
 def names_of(text: str) -> frozenset[str]:

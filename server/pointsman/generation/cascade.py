@@ -43,6 +43,7 @@ class Watch:
     escalate that would have stood as a whole. What an answer leaves out counts at its end alone.
 
     on: whether anything is judged at all
+    repaired: whether the answer is held to its format since the one before it broke it
     faulty: whether a fault showed that needs no model to be seen: of format, a refusal, a circle, nothing said
     """
 
@@ -54,9 +55,11 @@ class Watch:
         request: Request,
         *,
         on: bool = True,
+        repaired: bool = False,
     ) -> None:
         self.model = model
         self.on = on
+        self._repaired = repaired
         self.faulty = False
         self._format = format_of(output)
         self._settings = settings
@@ -126,7 +129,7 @@ class Watch:
     def _by_model(self, text: str, *, cut: bool, invalid: bool, whole: bool = True) -> Verdict:
         if self.model is None:
             return FINE
-        signals = self._reader.signals(text, cut=cut, invalid=invalid, whole=whole)
+        signals = self._reader.signals(text, cut=cut, invalid=invalid, repaired=self._repaired, whole=whole)
         confidence = confidence_of(self.model.curve, signals)
         required = self.model.required_confidence
         if confidence is None or (confidence >= required and self.model.holds):

@@ -291,7 +291,7 @@ class Generator:
 
     async def _unseen(self, answer: Answer, specialist: Specialist, *, repair: bool = False) -> Draft:
         """Return a whole answer of a specialist, judged, of which its caller has been told nothing."""
-        watch = self._watch(answer, specialist)
+        watch = self._watch(answer, specialist, repaired=repair)
         normaliser = Normaliser(fenced=specialist.output.format != "text")
         finished: Finished | None = None
         async with aclosing(self._local(answer, specialist, watch, repair=repair)) as stream:
@@ -360,7 +360,7 @@ class Generator:
         if self._shadows and self._egress and answer.drawn and stands and self._may_escalate(answer):
             self._shadows.take(answer, self._specialist(answer), self._egress)
 
-    def _watch(self, answer: Answer, specialist: Specialist) -> Watch:
+    def _watch(self, answer: Answer, specialist: Specialist, *, repaired: bool = False) -> Watch:
         """Return the judge of the specialist's answers; one that is not on where nothing is to be judged."""
         learned = answer.route.snapshot.cascade
         model = None
@@ -368,7 +368,7 @@ class Generator:
             model = learned.model(specialist.name, specialist.answers_hash)
         output = specialist.output if self._cascade.enabled else FREE_TEXT
         on = self._cascade.enabled and (specialist.cascade or output.format != FREE_TEXT.format)
-        return Watch(output, model, self._cascade, answer.request, on=on)
+        return Watch(output, model, self._cascade, answer.request, on=on, repaired=repaired)
 
     def _may_escalate(self, answer: Answer) -> bool:
         if self._egress is None or answer.decision.reason is Reason.CLOUD_DOWN:

@@ -4,12 +4,13 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pointsman.artifacts.verdict import sha256_of
 from pointsman.catalog.files import shown
 from pointsman.catalog.output_format import format_of
-from pointsman.errors import CatalogError, PointsmanError, UnknownNameError
+from pointsman.errors import CatalogError, ConfigError, PointsmanError, UnknownNameError
 from pointsman.generation.answer import can_repair
 from pointsman.generation.engine_pool import EnginePool
 from pointsman.generation.normalise import Normaliser
@@ -17,7 +18,7 @@ from pointsman.generation.prompt import local_question
 from pointsman.host.serve import open_core
 from pointsman.review.cascade import LabelledAnswer
 from pointsman.settings import Settings
-from pointsman.values.catalog import Problem, Specialist
+from pointsman.values.catalog import Adapter, Artifact, Problem, Specialist
 from pointsman.values.events import Finished, FinishReason
 from pointsman.values.request import Message, Request, Role
 
@@ -67,14 +68,21 @@ def read_known(path: Path) -> list[Known]:
 
 
 async def collect(
-    settings: Settings, name: str, known: Sequence[Known], progress: Callable[[int, int], None]
+    settings: Settings,
+    name: str,
+    known: Sequence[Known],
+    progress: Callable[[int, int], None],
+    adapter: Path | None = None,
 ) -> list[LabelledAnswer]:
     """Ask a specialist each prompt, as serving would; an answer that equals the known one is right.
 
     An answer that breaks its format is made anew, held to it, where serving does so; then that one counts.
 
+    adapter: of a twin, which answers in place of the specialist's own
+
     Raises:
         UnknownNameError: no such specialist.
+        ConfigError: the adapter cannot be read, or is the specialist's own.
         BackendDownError: its engine failed, or its files were refused.
 
     """
@@ -83,6 +91,7 @@ async def collect(
         specialist = catalog.specialist(name)
         if specialist is None:
             raise UnknownNameError("specialist", name, [s.name for s in catalog.specialists])
+        asked = specialist if adapter is None else await _twin(core.engines, specialist, adapter)
         places = asyncio.Semaphore(settings.engine.slots)
         answers: list[LabelledAnswer | None] = [None] * len(known)
         done = 0
@@ -90,7 +99,10 @@ async def collect(
         async def one(i: int) -> None:
             nonlocal done
             async with places:
-                answers[i] = await _served(core.engines, specialist, known[i])
+                answer = await _served(core.engines, asked, known[i])
+                answers[i] = replace(
+                    answer, answers_hash=specialist.answers_hash, twin=asked is not specialist
+                )
             done += 1
             progress(done, len(known))
 
@@ -98,6 +110,20 @@ async def collect(
             for i in range(len(known)):
                 tasks.create_task(one(i), name=f"prompt {i}")
     return [answer for answer in answers if answer is not None]
+
+
+async def _twin(engines: EnginePool, specialist: Specialist, adapter: Path) -> Specialist:
+    """Return a specialist with another adapter, whose engine is started for it."""
+    try:
+        artifact = await asyncio.to_thread(lambda: Artifact(f"file:{adapter.absolute()}", sha256_of(adapter)))
+    except OSError as error:
+        raise ConfigError(f"--adapter: cannot be read: {error}") from None
+    own = specialist.adapter
+    if own is not None and own.artifact.sha256 == artifact.sha256:
+        raise ConfigError(f"--adapter: {adapter} is what {specialist.name} answers with anyway")
+    twin = replace(specialist, adapter=Adapter(artifact, own.scale if own is not None else 1.0))
+    await engines.apply([twin])
+    return twin
 
 
 async def _served(engines: EnginePool, specialist: Specialist, known: Known) -> LabelledAnswer:
@@ -138,4 +164,5 @@ async def _ask(
         right=normaliser.text == known.answer.strip(),
         cut=finished.reason is FinishReason.LENGTH,
         answers_hash=specialist.answers_hash,
+        repaired=repair,
     )

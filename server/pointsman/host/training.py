@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.artifacts.store import Progress as FetchProgress
+from pointsman.artifacts.verdict import sha256_of
 from pointsman.catalog.files import dump, read, validate
 from pointsman.catalog.schema import SpecialistFile
 from pointsman.errors import CatalogError, ConfigError
@@ -32,7 +33,7 @@ from pointsman.training.examples import (
     read_examples,
     without_leaks,
 )
-from pointsman.training.export import sha256_of, write_adapter, write_unquantised
+from pointsman.training.export import write_adapter, write_unquantised
 from pointsman.training.lora import Recipe, Step, Trained, add_adapter, load_weights, train
 from pointsman.values.catalog import Adapter, Artifact, Problem, Specialist
 

@@ -2,7 +2,9 @@
 
 A line is `{"specialist": "…", "prompt": "…", "answer": "…", "logprobs": [-0.1, …], "right": true}`, with
 `"finish": "length"` where the token limit ended the answer, and `"answers_hash"` of the specialist that made it,
-which `pointsman cascade collect` writes. A null log-probability is no confidence. Other fields are ignored.
+which `pointsman cascade collect` writes, `"repaired": true` where the first answer broke its format and this one was
+held to it, and `"twin": true` where an adapter that was trained on another part of the
+same examples made it. A null log-probability is no confidence. Other fields are ignored.
 """
 
 import hashlib
@@ -27,12 +29,18 @@ from pointsman.values.catalog import Catalog, Problem, Specialist
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3)
 """Escalated shares that a report shows."""
 _MOST_PROBLEMS = 100
+_FLAGS = ("repaired", "twin")
+"""Fields of a line that are left out where they are false."""
 _PARTS = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledAnswer:
-    """An answer of a specialist, and whether it is right. `answers_hash` is empty where it is not known."""
+    """An answer of a specialist, and whether it is right. `answers_hash` is empty where it is not known.
+
+    twin: made by an adapter that was trained on another part of the specialist's examples; it tells how right and
+        wrong answers differ, and not how many of the specialist's own are wrong
+    """
 
     specialist: str
     prompt: str
@@ -41,6 +49,8 @@ class LabelledAnswer:
     right: bool
     cut: bool = False
     answers_hash: str = ""
+    repaired: bool = False
+    twin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +108,15 @@ def fit_cascade(
 ) -> Cascade:
     """Fit on some of the answers, and set thresholds on the others, so that the risk holds with this confidence.
 
-    Which is which depends on the prompt alone, so that a repeated one never stands on both sides.
+    Which is which depends on the prompt alone, so that a repeated one never stands on both sides. Where twins of a
+    specialist answered too, theirs shape the curve, and all of its own set the threshold.
     """
     groups: dict[str, list[Judged]] = {}
+    with_twins = {answer.specialist for answer in answers if answer.twin}
     for answer in answers:
         specialist = _specialist(catalog, answer.specialist)
-        fitting = not is_held_out(answer, calibration_share)
+        held_out = answer.specialist in with_twins or is_held_out(answer, calibration_share)
+        fitting = answer.twin or not held_out
         groups.setdefault(specialist.name, []).append(
             Judged(signals_of(answer, specialist), answer.right, fitting)
         )
@@ -137,7 +150,7 @@ def signals_of(answer: LabelledAnswer, specialist: Specialist) -> Signals:
         reader.take(-math.inf if logprob is None else logprob)
     checks = format_of(specialist.output)
     invalid = checks is not None and bool(checks.why_not(answer.answer))
-    return reader.signals(answer.answer, cut=answer.cut, invalid=invalid)
+    return reader.signals(answer.answer, cut=answer.cut, invalid=invalid, repaired=answer.repaired)
 
 
 def answer_line(answer: LabelledAnswer) -> str:
@@ -150,7 +163,7 @@ def answer_line(answer: LabelledAnswer) -> str:
         "right": answer.right,
         "finish": "length" if answer.cut else "stop",
         "answers_hash": answer.answers_hash,
-    }
+    } | {name: True for name in _FLAGS if getattr(answer, name)}
     return json.dumps(fields, ensure_ascii=False) + "\n"
 
 
@@ -187,6 +200,7 @@ def _problems(line: str, catalog: Catalog) -> Iterator[tuple[str, str, str]]:
         yield "", shown(fields), "expected an object with specialist, prompt, answer, logprobs and right"
         return
     kinds = {"specialist": str, "prompt": str, "answer": str, "logprobs": list, "right": bool}
+    kinds |= dict.fromkeys((name for name in _FLAGS if name in fields), bool)
     for field, kind in kinds.items():
         if not isinstance(fields.get(field), kind):
             value = shown(fields[field]) if field in fields else ""
@@ -220,6 +234,7 @@ def _answer(fields: dict[str, Any]) -> LabelledAnswer:
         right=fields["right"],
         cut=fields.get("finish") == "length",
         answers_hash=fields.get("answers_hash") or "",
+        **{name: fields.get(name, False) for name in _FLAGS},
     )
 
 

@@ -8,7 +8,6 @@ is left over one by one. So the rank is filled up with zeros to whole blocks, in
 than in F16 (benchmarks/results/adapters.md has the decode step with either), at lower ranks up to four times as much.
 """
 
-import hashlib
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.artifacts.verdict import sha256_of
 from pointsman.errors import ArtifactError
 from pointsman.generation.gguf_check import BASE_SHA256, check_adapter, open_gguf
 
@@ -31,12 +31,6 @@ def permute_rows(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]
     """Put the halves of each head's rows side by side, (outputs, …), as llama.cpp rotates them."""
     halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
     return halves.swapaxes(1, 2).reshape(weight.shape)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_adapter(path: Path, weights: dict[str, Any], alpha: float, name: str, base: Path) -> None:

@@ -17,8 +17,13 @@ class Signals:
     tokens: how many were told
     repeated: share of four-word sequences that came before, in [0, 1]
     cut: the token limit ended it; refusal: it declines; invalid: it breaks its format
+    repaired: the first one broke its format, and this one was held to it
     strange: its words that the conversation does not hold, in lower case
-    unnamed, unsaid: words of the prompt that it leaves out: names, and those that two lines of it hold
+    unnamed, unsaid, untold: words of the prompt that it leaves out: names, those that two lines hold, and those of
+        its last line
+    altered: what it quotes and the conversation does not hold to the letter
+    borrowed: its words outside of quotes that the prompt's last line holds, and the lines before it do not
+    twice: its words outside of quotes that it says more than once
     """
 
     lowest: float = 0.0
@@ -30,9 +35,14 @@ class Signals:
     cut: bool = False
     refusal: bool = False
     invalid: bool = False
+    repaired: bool = False
     strange: frozenset[str] = frozenset()
     unnamed: frozenset[str] = frozenset()
     unsaid: frozenset[str] = frozenset()
+    untold: frozenset[str] = frozenset()
+    altered: frozenset[str] = frozenset()
+    borrowed: frozenset[str] = frozenset()
+    twice: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
