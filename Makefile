@@ -61,7 +61,8 @@ bench: $(DEV)/installed $(PEERS)/installed
 	$(DEV)/bin/python benchmarks/adapters.py
 	$(DEV)/bin/python benchmarks/keep_out.py --data $(DATA)/train --out $(KEPT_OUT)
 	$(DEV)/bin/python benchmarks/cascade.py --data $(DATA)/train --validation $(KEPT_OUT)/validation --names support slots
-	$(DEV)/bin/python benchmarks/cascade.py --data $(DATA)/train --validation $(KEPT_OUT)/validation --names sql --out benchmarks/results/cascade_sql.md
+	$(DEV)/bin/python benchmarks/twins.py --data $(KEPT_OUT)/train --name sql --out $(KEPT_OUT)/twins
+	$(DEV)/bin/python benchmarks/cascade.py --data $(DATA)/train --validation $(KEPT_OUT)/validation --twins $(KEPT_OUT)/twins --names sql --out benchmarks/results/cascade_sql.md
 	$(DEV)/bin/python benchmarks/train.py --data $(KEPT_OUT)/train/support_train.jsonl --eval $(DATA)/train/support_test.jsonl
 	$(DEV)/bin/python benchmarks/policy.py
 	$(DEV)/bin/python benchmarks/ledger.py
