@@ -17,6 +17,7 @@ import tempfile
 import time
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 
 import httpx2
@@ -39,6 +40,8 @@ from pointsman.values.request import Message, Role
 
 ROOT = Path(__file__).parent.parent
 ADAPTERS, CLIENTS = 8, 8
+AT_ONCE = (1, 2, 3, 4)
+"""Answers, up to the engine's slots."""
 SUBJECTS = (
     "a lighthouse", "a night train", "a lost key", "an old bridge", "a market", "a snowstorm", "a violin", "a map",
 )  # fmt: skip
@@ -163,16 +166,32 @@ def tale(tokens: int, scales: tuple[float, ...]) -> Question:
     return Question(said, tokens, 0.0, 1.0, adapters=scales or None)
 
 
-async def steps_of(base: Path, adapters: list[Path], answers: int) -> list[float]:
-    """Return the times between tokens of answers under the first adapter, one after another."""
-    steps = []
+async def steps_of(base: Path, adapters: list[Path], answers: int, at_once: int = 1) -> list[float]:
+    """Return the times between tokens of answers under the first adapter, so many at once, and again."""
     scales = tuple(float(i == 0) for i in range(len(adapters)))
+
+    async def one() -> list[float]:
+        async with engine.admission.place("a", 64) as place:
+            return [time.perf_counter() async for _ in engine.stream(tale(64, scales), place)]
+
+    steps: list[float] = []
     async with engine_of(base, adapters) as engine:
         for _ in range(answers):
-            async with engine.admission.place("a", 64) as place:
-                times = [time.perf_counter() async for _ in engine.stream(tale(64, scales), place)]
-            steps += list(np.diff(times[:-1]))
+            for times in await asyncio.gather(*(one() for _ in range(at_once))):
+                steps += list(np.diff(times[:-1]))
     return steps
+
+
+def without_cost(step: dict[int, float]) -> float:
+    """Return the tokens/s of eight clients that ask eight adapters at random, to those of one adapter.
+
+    As if turns cost nothing, prompts were read in no time, and every adapter that is asked had the same time: its
+    clients are the i of eight that drew it. step: of so many answers at once, in seconds
+    """
+    at_once = {i: min(i, max(step)) for i in range(1, CLIENTS + 1)}
+    share = {i: comb(CLIENTS, i) * (1 / ADAPTERS) ** i * (1 - 1 / ADAPTERS) ** (CLIENTS - i) for i in at_once}
+    rate = sum(share[i] * n / step[n] for i, n in at_once.items()) / sum(share.values())
+    return rate * step[max(step)] / max(step)
 
 
 async def cancelling(base: Path, adapters: list[Path], times: int) -> tuple[list[float], list[float], float]:
@@ -239,9 +258,12 @@ async def run(
     write_adapter(f16, base, 0, f16=True)
     kinds = {"no adapter": [], "an adapter as stored": [one / "a0.gguf"], "the same in F16": [f16]}
     figures["steps"] = {kind: [] for kind in kinds}
+    figures["at once"] = {n: [] for n in AT_ONCE}
     for number in range(4):
         for kind in list(kinds)[:: -1 if number % 2 else 1]:
             figures["steps"][kind] += await steps_of(base, kinds[kind], 3)
+        for n in AT_ONCE:
+            figures["at once"][n] += await steps_of(base, [one / "a0.gguf"], 1, n)
     progress.advance(task)
     if arguments.merged:
         for number in range(ADAPTERS):
@@ -269,6 +291,7 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
         rates.append([str(adapters), f"{rate:.1f}", f"{rate / single:.2f}", f"{hits:.0%}"])
     alone = {kind: report.percentile(steps, 50) for kind, steps in figures["steps"].items()}
     stored = alone["an adapter as stored"]
+    together = {n: report.percentile(steps, 50) for n, steps in figures["at once"].items()}
     same, other, step = figures["switch"]
     busy, freed, cancel_step = figures["cancel"]
     memory = []
@@ -287,6 +310,9 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
         *memory,
         *([f"decode step of one answer, the engine asked alone, {kind}, ms (to an adapter as stored)",
            f"{found * 1e3:.1f} ({found / stored:.2f})", ""] for kind, found in alone.items()),
+        ["a token of 1, 2, 3, 4 answers at once under one adapter, the engine asked alone, ms",
+         ", ".join(f"{step * 1e3 / n:.1f}" for n, step in together.items()), ""],
+        ["from these: tokens/s with 8 adapters to one, if turns and prompts took no time", f"{without_cost(together):.2f}", ""],
         ["decode step through `Generate`, ms", f"{step * 1e3:.1f}", ""],
         ["switch between two adapters, one client, ms of TTFT", f"{(other - same) * 1e3:.1f}", f"≤ {step * 1e3:.1f}"],
         *(
