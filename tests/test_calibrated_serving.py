@@ -10,10 +10,11 @@ import grpc
 import pytest
 
 from harness import REFUND, WEATHER, Running, Site, running, until, write_intent
+from pointsman.artifacts import verdict
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.catalog.calibration_file import calibration_json, read_calibration
 from pointsman.embedding.build import TOKENIZER, default_graph
-from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE, TWIN_FILE, Card, sha256_of, sha256_of_file
+from pointsman.embedding.card import GRAPH_FILE, TOKENIZER_FILE, TWIN_FILE, Card, sha256_of
 from pointsman.errors import ArtifactError, PreconditionError
 from pointsman.host.bundles import activate, build_bundle, previous, roll_back
 from pointsman.host.offline import open_workbench
@@ -459,7 +460,7 @@ def tuned(site: Site, *files: str) -> Path:
         epochs=[],
         cosine_to_torch=0.99,
         quantised=True,
-        sha256={path.name: sha256_of_file(path) for path in folder.iterdir()},
+        sha256={path.name: verdict.sha256_of(path) for path in folder.iterdir()},
         exemplars_sha256="0" * 64,
         seen=sorted(sha256_of(text) for text in (*REFUND[:8], *WEATHER[:8])),
         held_out=sorted(sha256_of(text) for text in (*REFUND[8:], *WEATHER[8:])),

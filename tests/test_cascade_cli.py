@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from adapters import write_adapter
 from builders import make_specialist
 from harness import Cloud, Site, collect, running, until, write_specialist
 from pointsman.catalog.cascade_file import cascade_json, read_cascade
 from pointsman.cli.app import app
 from pointsman.client import constraints, said
-from pointsman.errors import CatalogError, ConfigError, PreconditionError, unwrap
+from pointsman.errors import CatalogError, PreconditionError
 from pointsman.host.bundles import build_bundle
 from pointsman.host.offline import load_catalog, open_workbench
 from pointsman.review.cascade import (
@@ -68,14 +67,6 @@ def write_config(site: Site) -> Path:
     }
     path.write_text(json.dumps({"paths": paths, "log": {"level": "error"}}))
     return path
-
-
-def refusal(arguments: list[str]) -> str:
-    raised = CliRunner().invoke(app, arguments).exception
-    assert raised is not None
-    error = unwrap(raised)
-    assert isinstance(error, ConfigError)
-    return str(error)
 
 
 def test_fit_writes_a_file_that_serving_reads_and_report_shows_it(site: Site) -> None:
@@ -354,57 +345,3 @@ async def test_a_real_answer_that_is_not_sure_enough_moves_to_the_cloud(site: Si
             assert events[-1].done.low_confidence
             assert 0 <= events[-1].done.confidence <= 1
     assert len(cloud.requests) == 1
-
-
-@pytest.mark.model
-@pytest.mark.parametrize("constrained", ["always", "repair", "never"])
-def test_collect_asks_the_engine_as_serving_does_and_labels_what_it_says(
-    site: Site, base_model: Path, constrained: str
-) -> None:
-    config = write_config(site.fill())
-    write_specialist(
-        site.specialists, "mood", output=SENTIMENT | {"constrained": constrained}, max_output_tokens=8
-    )
-    data = site.root / "known.jsonl"
-    lines = [{"user": f"I feel {i}", "answer": "positive", "system": "-"} for i in ("good", "bad")]
-    data.write_text("\n".join(map(json.dumps, lines)))
-    out = site.root / "answers.jsonl"
-    arguments = ["cascade", "collect", "--data", str(data), "--specialist", "mood", "--out", str(out)]
-    ran = CliRunner().invoke(app, [*arguments, "--config", str(config)])
-    assert ran.exit_code == 0, (ran.output, ran.exception)
-    catalog = load_catalog(site.settings())
-    answers = read_answers(out, catalog)
-    assert [answer.prompt for answer in answers] == ["I feel good", "I feel bad"]
-    for answer in answers:
-        assert (answer.answer in {"positive", "negative"}) == (constrained != "never")
-        assert answer.right == (answer.answer == "positive")
-        assert answer.repaired == (constrained == "repair")
-        assert not answer.twin
-        assert answer.logprobs
-
-
-@pytest.mark.model
-def test_collect_asks_a_twin_in_place_of_the_specialist(site: Site, base_model: Path) -> None:
-    config = write_config(site.fill())
-    write_specialist(site.specialists, "mood", output=SENTIMENT, max_output_tokens=8)
-    data = site.root / "known.jsonl"
-    data.write_text(json.dumps({"user": "I feel good", "answer": "positive"}))
-    out, adapter = site.root / "answers.jsonl", site.root / "twin.gguf"
-    arguments = ["cascade", "collect", "--data", str(data), "--specialist", "mood", "--out", str(out)]
-    arguments += ["--config", str(config), "--adapter", str(adapter)]
-    assert "--adapter: cannot be read" in refusal(arguments)
-    sha256 = write_adapter(adapter, base_model)
-    ran = CliRunner().invoke(app, arguments)
-    assert ran.exit_code == 0, (ran.output, ran.exception)
-    assert "1 answers of a twin of mood" in ran.output
-    catalog = load_catalog(site.settings())
-    (answer,) = read_answers(out, catalog)
-    mood = catalog.specialist("mood")
-    assert mood is not None
-    assert answer.twin
-    assert answer.logprobs
-    assert answer.answers_hash == mood.answers_hash
-    # What is the specialist's own adapter anyway is no twin.
-    own = {"uri": f"file:{adapter}", "sha256": sha256}
-    write_specialist(site.specialists, "mood", output=SENTIMENT, adapter=own)
-    assert "is what mood answers with anyway" in refusal(arguments)

@@ -18,14 +18,12 @@ from pointsman.decision.promise import NOTHING_LOCAL, Bound, Verdicts, control_r
 from pointsman.decision.signals import unsure_at_all, words_of
 from pointsman.values.cascade import AnswerCurve, AnswerModel, Signals
 
+_NUMBERS = ("lowest", "lowest_three", "mean", "total", "repeated", "cut", "refusal", "invalid", "repaired")
 _SAID = ("strange", "altered", "borrowed", "twice")
 _LEFT_OUT = ("unnamed", "unsaid", "untold")
-_SHARED_FEATURES = (
-    "lowest", "lowest_three", "mean", "total", "repeated", "cut", "refusal", "invalid", "repaired",
-    "strange",
-)  # fmt: skip
+FEATURES = (*_NUMBERS, *_SAID, *_LEFT_OUT)
+_SHARED_FEATURES = (*_NUMBERS, "strange")
 """Of a curve that several share: what has to be said, and how, differs between them."""
-FEATURES = (*_SHARED_FEATURES, *_SAID[1:], *_LEFT_OUT)
 _OWN_FROM = 2
 """Other right answers that hold a word which their prompts do not, or leave out one that these hold, from which it
 is no sign of error."""
@@ -62,7 +60,8 @@ def fit(
     for name, group in sorted(answers.items()):
         right = sum(judged.right for judged in fitting[name])
         alone = min(right, len(fitting[name]) - right) >= _LEAST_OF_EACH
-        features = FEATURES if len(fitting[name]) >= _TELLS_WHAT_IS_LEFT_OUT else FEATURES[:-1]
+        tells = len(fitting[name]) >= _TELLS_WHAT_IS_LEFT_OUT
+        features = [feature for feature in FEATURES if tells or feature != "untold"]
         curve = _curve(bare[name], features) if alone else shared
         curve = replace(curve, words=_own_words(fitting[name]), passed_over=_passed_over(fitting[name]))
         models.append(_model(name, hashes[name], curve, group, risk, confidence, shared=not alone))
@@ -123,17 +122,21 @@ def _curve(judged: Sequence[Judged], features: Sequence[str]) -> AnswerCurve:
 
 
 def _own_words(judged: Sequence[Judged]) -> frozenset[str]:
-    return frozenset(word for word, count in _held(judged).items() if count >= _OWN_FROM)
+    return _common(_held(judged))
 
 
 def _passed_over(judged: Sequence[Judged]) -> frozenset[str]:
-    return frozenset(word for word, count in _left_out(judged).items() if count >= _OWN_FROM)
+    return _common(_left_out(judged))
+
+
+def _common(counts: Counter[str]) -> frozenset[str]:
+    return frozenset(word for word, count in counts.items() if count >= _OWN_FROM)
 
 
 def _without_own_words(judged: Sequence[Judged]) -> list[Judged]:
     """Take away the words that the other right answers hold or leave out: no answer vouches for itself."""
     held, left_out = _held(judged), _left_out(judged)
-    own, passed_over = _own_words(judged), _passed_over(judged)
+    own, passed_over = _common(held), _common(left_out)
     found = []
     for j in judged:
         said, missing = _vouching(j) if j.right else (frozenset(), frozenset())

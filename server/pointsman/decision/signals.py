@@ -14,6 +14,7 @@ import heapq
 import math
 import re
 from collections import Counter
+from functools import cached_property
 
 from pointsman.values.cascade import Signals
 
@@ -63,9 +64,6 @@ class SignalReader:
     def __init__(self, asked: str = "", prompt: str = "") -> None:
         self._asked = asked
         self._prompt = prompt
-        self._words: frozenset[str] | None = None  # of the conversation, once it was asked for
-        self._letters = self._last = ""
-        self._named: frozenset[str] = frozenset()
         self._three: list[float] = []  # the three least, negated: a heap whose root is the greatest of them
         self._total = 0.0
         self._tokens = 0
@@ -97,11 +95,6 @@ class SignalReader:
         """
         told = self._tokens
         said = parts_of(text) if whole else None
-        if self._words is None:
-            self._words = words_of(self._asked)
-            self._letters = self._asked.casefold()
-            *before, self._last = self._prompt.rstrip().casefold().split("\n")
-            self._named = frozenset(chunk.strip(_AROUND) for line in before for chunk in line.split())
         bare = _bare_words(text, whole=whole)
         return Signals(
             lowest=-max(self._three) if told else 0.0,
@@ -117,7 +110,7 @@ class SignalReader:
             strange=words_of(text, whole=whole) - self._words,
             unnamed=frozenset() if said is None else names_of(self._prompt) - said,
             unsaid=frozenset() if said is None else subjects_of(self._prompt) - said,
-            untold=frozenset() if said is None else parts_of(self._last) - said,
+            untold=frozenset() if said is None else self._last_line - said,
             altered=frozenset(quote for quote in quotes_of(text) if quote not in self._letters),
             borrowed=self._borrowed(bare),
             twice=frozenset(word for word, n in Counter(bare).items() if n > 1),
@@ -125,8 +118,26 @@ class SignalReader:
 
     def _borrowed(self, bare: list[str]) -> frozenset[str]:
         """Return the words of the last line that no line before it holds as they stand; none without such lines."""
-        asked = parts_of(self._last) if self._named else frozenset()
-        return frozenset(word for word in bare if word not in self._named and parts_of(word) <= asked)
+        named = self._named
+        return frozenset(w for w in bare if named and w not in named and parts_of(w) <= self._last_line)
+
+    @cached_property
+    def _words(self) -> frozenset[str]:
+        return words_of(self._asked)
+
+    @cached_property
+    def _letters(self) -> str:
+        return self._asked.casefold()
+
+    @cached_property
+    def _last_line(self) -> frozenset[str]:
+        return parts_of(self._prompt.rstrip().rpartition("\n")[2])
+
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        """What white space parts in the lines before the last."""
+        before = self._prompt.rstrip().rpartition("\n")[0]
+        return frozenset(chunk.strip(_AROUND) for chunk in before.casefold().split())
 
 
 def unsure_at_all(signals: Signals) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pointsman.artifacts import verdict
 from pointsman.errors import ArtifactError
 
 CARD_FILE = "card.json"
@@ -69,7 +70,7 @@ def read_card(folder: Path) -> Card:
         file = folder / name
         if not file.is_file():
             raise ArtifactError(f"{file}: no such file; {CARD_FILE} names it")
-        if (found := sha256_of_file(file)) != promised:
+        if (found := verdict.sha256_of(file)) != promised:
             raise ArtifactError(f"{file}: sha256 is {found}, {CARD_FILE} says {promised}")
     return card
 
@@ -77,11 +78,6 @@ def read_card(folder: Path) -> Card:
 def sha256_of(text: str) -> str:
     """Return the hexadecimal sha256 of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def sha256_of_file(path: Path) -> str:
-    """Return the hexadecimal sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def sha256_of_all(names: Sequence[str], texts: Sequence[str]) -> str:

@@ -1,10 +1,10 @@
 """The files of engines: verified once, and looked at again before every start of an engine."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from pointsman.artifacts.store import ArtifactStore
+from pointsman.artifacts.verdict import sha256_of
 from pointsman.errors import ArtifactError
 from pointsman.generation.engine_spec import EngineSpec
 from pointsman.generation.gguf_check import check_adapter, check_base, check_scale
@@ -106,8 +106,7 @@ class EngineFiles:
             state = _state(path)
             if state == self._verified.get(path):
                 return
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = sha256_of(path)
         except OSError as error:
             raise ArtifactError(f"{path}: {error.strerror or error}") from error
         if digest != path.parent.name:  # the store names folders by content

@@ -100,9 +100,8 @@ async def collect(
             nonlocal done
             async with places:
                 answer = await _served(core.engines, asked, known[i])
-                answers[i] = replace(
-                    answer, answers_hash=specialist.answers_hash, twin=asked is not specialist
-                )
+                # Also of a twin, the hash is the specialist's: its labels are stale once the specialist changes.
+                answers[i] = replace(answer, answers_hash=specialist.answers_hash, twin=adapter is not None)
             done += 1
             progress(done, len(known))
 
@@ -163,6 +162,5 @@ async def _ask(
         logprobs=tuple(logprobs),
         right=normaliser.text == known.answer.strip(),
         cut=finished.reason is FinishReason.LENGTH,
-        answers_hash=specialist.answers_hash,
         repaired=repair,
     )

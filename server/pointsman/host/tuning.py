@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
+from pointsman.artifacts import verdict
 from pointsman.artifacts.store import ArtifactStore
 from pointsman.artifacts.store import Progress as FetchProgress
 from pointsman.decision.calibrate import LEAST_KEPT_OUT
@@ -23,7 +24,6 @@ from pointsman.embedding.card import (
     Card,
     sha256_of,
     sha256_of_all,
-    sha256_of_file,
 )
 from pointsman.embedding.encoder import Rows
 from pointsman.embedding.export import export
@@ -116,7 +116,7 @@ def tune_encoder(
             epochs=[asdict(epoch) for epoch in epochs],
             cosine_to_torch=exported.cosine,
             quantised=exported.quantised,
-            sha256={path.name: sha256_of_file(path) for path in sorted(folder.iterdir())},
+            sha256={path.name: verdict.sha256_of(path) for path in sorted(folder.iterdir())},
             exemplars_sha256=sha256_of_all([names[label] for label in lessons.labels], lessons.texts),
             seen=sorted({sha256_of(text) for text in taught.texts}),
             held_out=sorted(sha256_of(text) for text in kept_out.texts),

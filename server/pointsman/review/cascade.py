@@ -115,8 +115,8 @@ def fit_cascade(
     with_twins = {answer.specialist for answer in answers if answer.twin}
     for answer in answers:
         specialist = _specialist(catalog, answer.specialist)
-        held_out = answer.specialist in with_twins or is_held_out(answer, calibration_share)
-        fitting = answer.twin or not held_out
+        with_twin = answer.specialist in with_twins
+        fitting = answer.twin if with_twin else not is_held_out(answer, calibration_share)
         groups.setdefault(specialist.name, []).append(
             Judged(signals_of(answer, specialist), answer.right, fitting)
         )
