@@ -40,8 +40,6 @@ from pointsman.values.request import Message, Role
 
 ROOT = Path(__file__).parent.parent
 ADAPTERS, CLIENTS = 8, 8
-AT_ONCE = (1, 2, 3, 4)
-"""Answers, up to the engine's slots."""
 SUBJECTS = (
     "a lighthouse", "a night train", "a lost key", "an old bridge", "a market", "a snowstorm", "a violin", "a map",
 )  # fmt: skip
@@ -258,11 +256,11 @@ async def run(
     write_adapter(f16, base, 0, f16=True)
     kinds = {"no adapter": [], "an adapter as stored": [one / "a0.gguf"], "the same in F16": [f16]}
     figures["steps"] = {kind: [] for kind in kinds}
-    figures["at once"] = {n: [] for n in AT_ONCE}
+    figures["at once"] = {n: [] for n in range(2, load().engine.slots + 1)}
     for number in range(4):
         for kind in list(kinds)[:: -1 if number % 2 else 1]:
             figures["steps"][kind] += await steps_of(base, kinds[kind], 3)
-        for n in AT_ONCE:
+        for n in figures["at once"]:
             figures["at once"][n] += await steps_of(base, [one / "a0.gguf"], 1, n)
     progress.advance(task)
     if arguments.merged:
@@ -291,7 +289,7 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
         rates.append([str(adapters), f"{rate:.1f}", f"{rate / single:.2f}", f"{hits:.0%}"])
     alone = {kind: report.percentile(steps, 50) for kind, steps in figures["steps"].items()}
     stored = alone["an adapter as stored"]
-    together = {n: report.percentile(steps, 50) for n, steps in figures["at once"].items()}
+    together = {1: stored} | {n: report.percentile(steps, 50) for n, steps in figures["at once"].items()}
     same, other, step = figures["switch"]
     busy, freed, cancel_step = figures["cancel"]
     memory = []
@@ -310,7 +308,7 @@ def body_of(figures: dict, arguments: argparse.Namespace) -> str:
         *memory,
         *([f"decode step of one answer, the engine asked alone, {kind}, ms (to an adapter as stored)",
            f"{found * 1e3:.1f} ({found / stored:.2f})", ""] for kind, found in alone.items()),
-        ["a token of 1, 2, 3, 4 answers at once under one adapter, the engine asked alone, ms",
+        [f"a token of {', '.join(map(str, together))} answers at once under one adapter, the engine asked alone, ms",
          ", ".join(f"{step * 1e3 / n:.1f}" for n, step in together.items()), ""],
         ["from these: tokens/s with 8 adapters to one, if turns and prompts took no time", f"{without_cost(together):.2f}", ""],
         ["decode step through `Generate`, ms", f"{step * 1e3:.1f}", ""],

@@ -197,10 +197,10 @@ def main():
                     served(settings_of(arguments, cascade, cloud=cloud), tests[name], TASKS[name])
                 )
                 over_grpc.append([name, f"{accuracy:.3f}", f"{escalated:.1%}", f"{flagged:.1%}"])
-    twins = sum(answer.twin for answer in labelled)
-    by_twins = (
-        f", the curve on {twins} of twins, which were trained on one half and asked the other"
-        if twins
+    by_twins = [answer for answer in labelled if answer.twin]
+    shaped = (
+        f", the curve on {len(by_twins)} of twins, which were trained on one half and asked the other"
+        if by_twins
         else ""
     )
     headers = ["specialist", "answers", "AUROC", *(f"{share:.0%} escalated" for share in SHARES)]
@@ -212,7 +212,7 @@ def main():
                 f"The cloud is a simulation: a server on loopback that answers with the gold answer, and is wrong for "
                 f"{arguments.cloud_errors:.0%} of the prompts. AUROC: of confidence for 'the local answer is right' "
                 "(exact match). Columns of shares: accuracy with the least confident answers escalated. Threshold: "
-                f"fitted on {sum(not a.twin for a in labelled)} validation answers{by_twins}, so that at most "
+                f"fitted on {len(labelled) - len(by_twins)} validation answers{shaped}, so that at most "
                 f"{arguments.risk:.0%} stand and are wrong, with {arguments.confidence:.0%} confidence. Aims: AUROC ≥ {AIM['auroc']} on each; support "
                 f"≥ {AIM['support']} at 20% escalated."
             ),
@@ -224,11 +224,10 @@ def main():
         ]
     )
     command = "python benchmarks/keep_out.py --data DIR --out OUT && "
-    with_twins = [name for name in arguments.names if any(a.twin and a.specialist == name for a in labelled)]
-    for name in with_twins:
+    for name in sorted({answer.specialist for answer in by_twins}):
         command += f"python benchmarks/twins.py --data OUT/train --name {name} --out OUT/twins && "
     command += "python benchmarks/cascade.py --data DIR --validation OUT/validation"
-    if with_twins:
+    if by_twins:
         command += " --twins OUT/twins"
     if arguments.names != list(TASKS):
         command += f" --names {' '.join(arguments.names)}"

@@ -36,20 +36,20 @@ def main() -> None:
     out, name = arguments.out, arguments.name
     out.mkdir(parents=True, exist_ok=True)
     lines = (arguments.data / f"{name}_train.jsonl").read_text().splitlines()
-    halves = [lines[: len(lines) // 2], lines[len(lines) // 2 :]]
-    for number, (learnt, asked) in enumerate((halves, halves[::-1]), 1):
+    middle = len(lines) // 2
+    first = write(out / f"{name}_first.jsonl", lines[:middle])
+    second = write(out / f"{name}_second.jsonl", lines[middle:])
+    for number, (learnt, asked) in enumerate(((first, second), (second, first)), 1):
         twin = f"{name}_{number}"
-        data = write(out / f"{twin}_learns.jsonl", learnt)
-        judging = write(out / f"{twin}_is_judged_by.jsonl", asked[-JUDGING:])
-        prompts = write(out / f"{twin}_is_asked.jsonl", asked)
+        judging = write(out / f"{twin}_is_judged_by.jsonl", asked.read_text().splitlines()[-JUDGING:])
         # A folder of their own: nobody is to be served by twins.
         pointsman(
-            *("train", twin, "--data", str(data), "--eval", str(judging), "--overwrite"),
+            *("train", twin, "--data", str(learnt), "--eval", str(judging), "--overwrite"),
             POINTSMAN_PATHS__SPECIALISTS=str(out),
         )
         adapter = out / "adapters" / f"{twin}.gguf"
         pointsman(
-            *("cascade", "collect", "--specialist", name, "--adapter", str(adapter), "--data", str(prompts)),
+            *("cascade", "collect", "--specialist", name, "--adapter", str(adapter), "--data", str(asked)),
             *("--out", str(out / f"{name}.jsonl"), *(["--add"] if number > 1 else [])),
         )
 
