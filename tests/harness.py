@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml
 
@@ -206,6 +207,13 @@ async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> float:
             return time.perf_counter() - begun
         assert time.perf_counter() - begun < timeout_s, "not in time"
         await asyncio.sleep(0.02)
+
+
+async def slots_of(engine: Any) -> list[dict[str, Any]]:
+    """Return what an engine says of its slots."""
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {engine._key}"}) as client:
+        found: list[dict[str, Any]] = (await client.get(f"{engine.url}/slots")).json()
+    return found
 
 
 class Cloud:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx2
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from adapters import write_adapter
-from harness import Site, collect, running, until, write_specialist
+from harness import Site, collect, running, slots_of, until, write_specialist
 from pointsman.client import constraints
 from pointsman.v1 import router_pb2
 
@@ -31,13 +30,8 @@ def _sampling(**fields: Any) -> router_pb2.Sampling:
     return router_pb2.Sampling(temperature=0, **fields)
 
 
-async def _slots(engine: Any) -> list[dict[str, Any]]:
-    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {engine._key}"}) as client:
-        return (await client.get(f"{engine.url}/slots")).json()
-
-
 async def _busy_slots(engine: Any) -> int:
-    return sum(slot["is_processing"] for slot in await _slots(engine))
+    return sum(slot["is_processing"] for slot in await slots_of(engine))
 
 
 async def _decoded(server: Any, specialist: str = "general") -> int:
@@ -47,7 +41,7 @@ async def _decoded(server: Any, specialist: str = "general") -> int:
         return await _busy_slots(server.engine) == 0
 
     await until(free, 5.0)
-    last = max(await _slots(server.engine), key=lambda slot: slot.get("id_task", -1))
+    last = max(await slots_of(server.engine), key=lambda slot: slot.get("id_task", -1))
     held = last["n_prompt_tokens"]
     _, events = await collect(
         server.client.generate(LONG, constraints(specialist=specialist), _sampling(max_tokens=1))

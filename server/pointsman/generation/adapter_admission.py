@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from pointsman.errors import DeadlineError, OverloadedError
 from pointsman.generation.engine_slots import EngineSlots, Slot
+from pointsman.generation.interlude import BALLAST, Interlude, Post
 from pointsman.generation.place import Place
 from pointsman.generation.speed import Pace, Tally
 from pointsman.generation.swap_space import SwapSpace
@@ -29,7 +30,7 @@ _SHORTEST_TURN_S = 0.1
 _SHORTEST_ROUND = 8
 """Tokens; shorter rounds would cost more than they give."""
 _SPARED, _MOST_SPARED = 2, 8
-"""Tokens; a round with no more to make is not interrupted, which costs the engine two steps and what they make. The
+"""Tokens; a round with no more to make is not interrupted, which costs the engine a step or two and what they make. The
 second where they take no more than a quarter of the turn."""
 _OVERRUN = 16
 """The same while nobody waits for a first token: what is made beyond the turn is owed in the next one."""
@@ -78,6 +79,8 @@ class AdapterAdmission:
         self._engine_slots = EngineSlots(engine_slots or slots)
         self.swap: SwapSpace | None = None
         """Where caches go that have to leave their slot."""
+        self.interlude: Interlude | None = None
+        """Lets the engine hear of closed streams a step sooner."""
         self._groups: dict[str, _Group] = {}
         # Adapters that wait for a turn: with new requests, and with interrupted answers only.
         self._fresh: deque[str] = deque()
@@ -110,6 +113,17 @@ class AdapterAdmission:
     def tokens_per_s(self) -> float | None:
         """Smoothed, of all answers together; None before the first ones."""
         return self.pace.speed.per_s
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Descriptors of what caches are copied to; the engine inherits them."""
+        swap = self.swap.files if self.swap is not None else ()
+        return swap if self.interlude is None else (*swap, self.interlude.file)
+
+    @property
+    def last_slot(self) -> int:
+        """The number of the engine's last slot."""
+        return self._engine_slots.count - 1
 
     @property
     def swapped_bytes(self) -> int:
@@ -188,9 +202,14 @@ class AdapterAdmission:
 
     def engine_began(self) -> None:
         """Note that the slots of the engine are empty."""
-        self._engine_slots.forget()
+        self._engine_slots.begin(BALLAST if self.interlude is not None else "")
         if self.swap is not None:
             self.swap.clear()
+
+    def closed(self, post: Post) -> None:
+        """See `Place.closed`."""
+        if self.interlude is not None:
+            self.interlude.ask(self._engine_slots.idle(), post)
 
     def charge(self, place: Place, tokens: float, *, made: float) -> None:
         """See `Place.said` and `Place.read`."""

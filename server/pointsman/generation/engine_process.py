@@ -19,6 +19,7 @@ from pointsman.generation.deadline import NO_DEADLINE, Deadline
 from pointsman.generation.engine_files import CheckedFiles
 from pointsman.generation.engine_spec import EngineSpec
 from pointsman.generation.engine_watch import until_overwritten, until_silent
+from pointsman.generation.interlude import interlude
 from pointsman.generation.llama_client import PROBE_TOKENS, LlamaClient
 from pointsman.generation.place import Place
 from pointsman.generation.swap_space import swap_space
@@ -85,8 +86,12 @@ class EngineProcess:
 
     async def run(self) -> None:
         """Keep the engine alive until `stop`."""
-        swap_mib = self._settings.swap_mib if self.spec.kind == "llama_cpp" and self.spec.adapters else 0
-        with swap_space(swap_mib) as self.admission.swap:
+        ours = self.spec.kind == "llama_cpp"  # which alone can copy caches to files that we hand it
+        swap_mib = self._settings.swap_mib if ours and self.spec.adapters else 0
+        with (
+            swap_space(swap_mib) as self.admission.swap,
+            interlude(wanted=ours) as self.admission.interlude,
+        ):
             await self._keep_alive()
 
     async def _keep_alive(self) -> None:
@@ -251,8 +256,8 @@ class EngineProcess:
                 self._client = None
 
     async def _spawn(self) -> Process:
-        swap = self.admission.swap
-        specification = self.spec.as_json(api_key=self._key, swaps=swap is not None)
+        files = self.admission.files
+        specification = self.spec.as_json(api_key=self._key, copies=bool(files))
         self._stderr.clear()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -263,7 +268,7 @@ class EngineProcess:
             stderr=PIPE,
             env=child_environment(),
             start_new_session=True,  # Ctrl-C is for us: we drain first
-            pass_fds=swap.files if swap is not None else (),
+            pass_fds=files,
         )
         assert process.stdin is not None  # noqa: S101 - piped
         try:
@@ -308,6 +313,8 @@ class EngineProcess:
         # In a thread: the first client of a process imports and reads files.
         self._client = await asyncio.to_thread(self._connect)
         self.admission.engine_began()
+        if isinstance(self._client, LlamaClient) and self.admission.interlude is not None:
+            await self._client.fill(self.admission.last_slot)
         self.state = EngineState.READY
         self._start_took_s = asyncio.get_running_loop().time() - self._starts_at
         self.error = ""

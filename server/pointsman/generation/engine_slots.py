@@ -41,6 +41,7 @@ class EngineSlots:
     """All slots of one engine."""
 
     def __init__(self, count: int) -> None:
+        self.count = count
         self._slots = [Slot(number) for number in range(count)]
         self._uses = 0
 
@@ -80,10 +81,18 @@ class EngineSlots:
             if slot.holds is not None and slot.holds.owner is owner:
                 slot.holds.owner = None
 
-    def forget(self) -> None:
-        """Note that the engine began anew."""
+    def idle(self) -> list[tuple[int, str]]:
+        """Return the numbers of slots without an owner, and what their caches began with."""
+        return [(slot.number, slot.text) for slot in self._slots if slot.owner is None]
+
+    def begin(self, last: str) -> None:
+        """Note that the engine began anew; `last` is what its last slot reads before anybody comes."""
         for slot in self._slots:
             slot.holds = None
+            if slot.owner is None:
+                slot.adapter, slot.text = None, ""
+        if self._slots[-1].owner is None:
+            self._slots[-1].text = last
 
 
 def _fit(slot: Slot, adapter: str, text: str, beside: int, kept: int) -> tuple[int, ...]:

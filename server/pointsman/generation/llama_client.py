@@ -12,15 +12,16 @@ import math
 import socket
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 
-from pointsman.errors import BackendDownError, InvalidRequestError, OverloadedError
+from pointsman.errors import BackendDownError, InvalidRequestError, OverloadedError, PointsmanError
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.engine_slots import Held, Slot
+from pointsman.generation.interlude import BALLAST
 from pointsman.generation.place import Place
 from pointsman.generation.unbroken import ended
 from pointsman.values.events import Finished, FinishReason, Token, Usage
@@ -52,6 +53,7 @@ class _Round:
     """One round: `made` tokens by the engine's count, of which `told` were passed on as text.
 
     heard: whether the engine has said anything, and be it a refusal: then it has begun
+    ended: whether it has said its last
     held: numbers of tokens whose text the engine keeps to itself for now: half a character, or what may
     become a stop string; with the sum of their log-probabilities
     """
@@ -64,6 +66,7 @@ class _Round:
     held: list[int] = field(default_factory=list)
     held_logprob: float = 0.0
     heard: bool = False
+    ended: bool = False
     interrupted: bool = False
 
 
@@ -130,6 +133,11 @@ class LlamaClient:
         entries = reply.get("completion_probabilities") or ()
         return len(entries) == PROBE_TOKENS and math.isfinite(_logprob(reply))
 
+    async def fill(self, slot: int) -> None:
+        """Have a slot read something; see `interlude`. An engine that cannot is found out by its first request."""
+        with suppress(PointsmanError):
+            await self._post("/completion", {"prompt": BALLAST, "n_predict": 0, "id_slot": slot})
+
     async def _round(
         self, question: Question, draft: _Draft, place: Place | None
     ) -> AsyncGenerator[Token, None]:
@@ -144,28 +152,35 @@ class LlamaClient:
             body["id_slot"] = slot.number
             if place.swap is not None:
                 await place.swap.settle(slot, place, question.adapters, draft.prompt, self._post)
-        async with aclosing(self._chunks(body, this)) as chunks:
-            chunk = await _first(chunks, this, place)
-            while chunk is not None:
-                if slot is not None:
-                    _hold(slot, question.adapters, draft.prompt, chunk, place)
-                self._count(chunk, draft, this, place)
-                this.held += _tokens(chunk)
-                this.held_logprob += _logprob(chunk)
-                if text := chunk.get("content"):
-                    logprob = this.held_logprob if question.logprobs else None
-                    await self._keep(text, draft, this, place)
-                    yield Token(text, logprob)
-                if chunk.get("stop"):
-                    break
-                this.interrupted = place is not None and place.turn_is_over and place.gives_way
-                chunk = None if this.interrupted else await _next(chunks, place)
-            else:
-                this.interrupted = place is not None and place.turn_is_over
-                if not this.interrupted:
-                    raise BackendDownError(
-                        f"{self._name} ended its stream without finishing the answer", retry_after_s=_RETRY_S
-                    )
+        try:
+            async with aclosing(self._chunks(body, this)) as chunks:
+                chunk = await _first(chunks, this, place)
+                while chunk is not None:
+                    if slot is not None:
+                        _hold(slot, question.adapters, draft.prompt, chunk, place)
+                    self._count(chunk, draft, this, place)
+                    this.held += _tokens(chunk)
+                    this.held_logprob += _logprob(chunk)
+                    this.ended = bool(chunk.get("stop"))
+                    if text := chunk.get("content"):
+                        logprob = this.held_logprob if question.logprobs else None
+                        await self._keep(text, draft, this, place)
+                        yield Token(text, logprob)
+                    if this.ended:
+                        break
+                    this.interrupted = place is not None and place.turn_is_over and place.gives_way
+                    chunk = None if this.interrupted else await _next(chunks, place)
+                else:
+                    this.interrupted = place is not None and place.turn_is_over
+                    if not this.interrupted:
+                        raise BackendDownError(
+                            f"{self._name} ended its stream without finishing the answer",
+                            retry_after_s=_RETRY_S,
+                        )
+        finally:
+            # One that gives way is closed as a token comes, with a step left in which the engine hears of it.
+            if place is not None and this.heard and not (this.ended or this.interrupted):
+                place.closed(self._post)
         if place is not None and this.made >= limit and draft.told == this.begun_with:
             place.gives_way = False  # the engine holds back more text than so short a round can end
 

@@ -32,7 +32,7 @@ def start(specification: dict[str, Any]) -> Child:
     params.port = 0
     params.api_keys = [specification["api_key"]]
     params.endpoint_slots = True
-    if specification.get("swaps"):  # files are named by the numbers of the descriptors that we have inherited
+    if specification.get("copies"):  # to files named by the numbers of descriptors that we have inherited
         params.slot_save_path = "/proc/self/fd/"
     params.verbosity = 1  # errors only
     server = xllamacpp.Server(params)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pointsman.generation.engine_slots import Slot
+from pointsman.generation.interlude import Post
 from pointsman.generation.swap_space import SwapSpace
 from pointsman.values.events import Usage
 
@@ -48,6 +49,10 @@ class Place:
     def swap(self) -> SwapSpace | None:
         """Where caches go that have to leave their slot, if anywhere."""
         return self._admission.swap
+
+    def closed(self, post: Post) -> None:
+        """Note that a stream was closed before its end, and let the engine hear of it soon; returns at once."""
+        self._admission.closed(post)
 
     def said(self, tokens: float) -> None:
         """Charge tokens of the answer."""

@@ -15,15 +15,15 @@ is swapped any more (`distrust`).
 import asyncio
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from pointsman.errors import PointsmanError
 from pointsman.generation.engine_slots import Held, Slot, shared
+from pointsman.generation.interlude import Post
 from pointsman.generation.unbroken import ended
 
 _log = structlog.get_logger()
@@ -32,8 +32,6 @@ _COVERED = 0.8
 """Part of a text that another one begins with, from which its cache is as good."""
 _WORTH_A_COPY = 128
 """Characters of a cached prompt: to read them again takes ten times as long as to copy them."""
-
-Post = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
 
 @dataclass(slots=True, eq=False)

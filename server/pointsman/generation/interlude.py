@@ -1,0 +1,73 @@
+"""A moment between two steps of an engine, in which it hears that a stream was closed.
+
+llama.cpp finds a connection closed when it writes the next token to it, and has begun the step after that before the
+thread that writes can say so: what was given up is made for two steps more. So whoever closes a stream also asks for a
+copy of the cache of an idle slot. The engine makes it between two steps, and meanwhile hears what it has to
+hear (benchmarks/results/adapters.md). The copy is nobody's.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pointsman.errors import PointsmanError
+
+BALLAST = "Points are set by hand, by wire, or by motor; " * 5
+"""A prompt of some 64 tokens: whoever is first to leave an engine finds a cache to be copied."""
+_SHORTEST = 128
+"""Characters of a prompt whose cache takes long enough to copy: 40 tokens take 0.65 ms."""
+
+Post = Callable[[str, dict[str, Any]], Awaitable[Any]]
+
+
+class Interlude:
+    """Asks one engine for such moments."""
+
+    def __init__(self) -> None:
+        """Open the file that copies go to, of memory and without a name.
+
+        Raises:
+            OSError: there are no more to be had.
+
+        """
+        self.file = os.memfd_create("pointsman interlude")
+        self._asking: asyncio.Future[None] | None = None
+
+    def close(self) -> None:
+        """Give the file back, once the engine is gone too."""
+        os.close(self.file)
+
+    def ask(self, idle: list[tuple[int, str]], post: Post) -> None:
+        """Ask for one, unless one is to come; returns at once.
+
+        idle: numbers of slots that nobody has, with the prompts that they hold; the shortest that will do is copied
+        """
+        long_enough = [(len(text), number) for number, text in idle if len(text) >= _SHORTEST]
+        if long_enough and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.ensure_future(self._copy(min(long_enough)[1], post))
+
+    async def _copy(self, number: int, post: Post) -> None:
+        try:
+            await post(f"/slots/{number}?action=save", {"filename": str(self.file)})
+            os.ftruncate(self.file, 0)
+        except (PointsmanError, OSError):
+            pass  # the stream ends a step later
+
+
+@contextmanager
+def interlude(*, wanted: bool) -> Iterator[Interlude | None]:
+    """Open one, where the system has such files."""
+    if not wanted or not hasattr(os, "memfd_create"):
+        yield None
+        return
+    try:
+        opened = Interlude()
+    except OSError:  # no more files: streams end a step later
+        yield None
+        return
+    try:
+        yield opened
+    finally:
+        opened.close()
