@@ -1,12 +1,16 @@
 """What a log line looks like, and what it never holds."""
 
+import io
 import json
 import os
 import pty
 import subprocess
 import sys
+import threading
 
 import pytest
+
+from pointsman.host.logs import Lines
 
 FAILS = """
 import structlog
@@ -66,3 +70,40 @@ def test_by_default_a_terminal_gets_lines_for_people() -> None:
     assert "server.ready" in shown
     assert "\x1b[" in shown  # colours
     assert "{" not in shown
+
+
+class Stream(io.StringIO):
+    """Counts the times it is written to."""
+
+    writes = flushes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+def test_lines_of_a_moment_are_written_in_one_go_whoever_says_them() -> None:
+    stream = Stream()
+    lines = Lines(stream)
+    lines.write("before\n")
+    with lines.together():
+        lines.write("one\n")
+        other = threading.Thread(target=lambda: (lines.write("two\n"), lines.flush()))
+        other.start()
+        other.join()
+        assert stream.getvalue() == "before\n"
+    assert (stream.getvalue(), stream.writes, stream.flushes) == ("before\none\ntwo\n", 2, 1)
+    lines.write("after\n")
+    assert stream.getvalue().endswith("two\nafter\n")
+
+
+def test_lines_of_a_moment_that_fails_are_written_too() -> None:
+    stream = Stream()
+    lines = Lines(stream)
+    with pytest.raises(ValueError, match="boom"), lines.together():
+        lines.write("one\n")
+        raise ValueError("boom")
+    assert stream.getvalue() == "one\n"

@@ -25,6 +25,7 @@ from pointsman.host.bundle_store import BundleStore
 from pointsman.host.catalog_manager import CatalogManager, SnapshotBuilder
 from pointsman.host.folder_store import FolderStore
 from pointsman.host.known_callers import KnownCallers
+from pointsman.host.logs import lines
 from pointsman.host.policy_source import PolicySource
 from pointsman.host.price_source import PriceSource
 from pointsman.ledger.audit import AuditLog
@@ -152,6 +153,7 @@ async def open_core(
             ledger=ledger,
             log_text=settings.ledger.text,
             telemetry=telemetry,
+            log_together=lines.together,
         )
         ending.callback(recorder.note_routes)
         yield Core(

@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -64,11 +64,14 @@ class Recorder:
         ledger: LedgerWriter | None = None,
         log_text: bool = False,
         telemetry: "Telemetry | None" = None,
+        log_together: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Note to all that are given.
 
         log_prompts: makes a prompt fit to be logged, for a caller; without it, none is
+        log_together: writes what is logged within it in one go
         """
+        self._log_together = log_together
         self._telemetry = telemetry
         self._auditor = auditor or Auditor(None)
         self._ledger = ledger
@@ -112,8 +115,9 @@ class Recorder:
     def note_routes(self) -> None:
         """Note the requests that were routed since this was last done."""
         waiting, self._unnoted = self._unnoted, []
-        for story, routed in waiting:
-            self._note_route(story, routed)
+        with self._log_together():
+            for story, routed in waiting:
+                self._note_route(story, routed)
 
     async def generate(self, request: Request) -> AsyncGenerator[Event, None]:
         """Decide and answer; see `Generator.generate`."""
