@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,15 @@ class Engine:
         self.asked: list[str] = []
         self.steps = asyncio.Event()
         self.down = False
+        self.writes = True
 
     async def post(self, path: str, body: dict[str, Any]) -> Any:
         self.asked.append(path)
         await self.steps.wait()
         if self.down:
             raise BackendDownError("down", retry_after_s=1)
-        os.pwrite(int(body["filename"]), b"a cache", 0)
+        if self.writes:
+            os.pwrite(int(body["filename"]), b"a cache", 0)
         return {}
 
 
@@ -84,6 +87,23 @@ async def test_an_engine_that_fails_at_it_fails_nobody() -> None:
             opened.ask([(0, BALLAST)], engine.post)
             await asyncio.sleep(0.01)
     assert len(engine.asked) == 2
+
+
+async def test_a_copy_that_is_made_after_the_end_touches_no_other_file(tmp_path: Path) -> None:
+    engine = Engine()
+    with interlude(wanted=True) as opened:
+        assert opened is not None
+        number = opened.file
+        opened.ask([(0, BALLAST)], engine.post)
+        await asyncio.sleep(0)
+    (tmp_path / "another").write_text("kept")
+    another = os.open(tmp_path / "another", os.O_RDWR)
+    os.dup2(another, number)  # which it has already, as the lowest that is free
+    engine.writes = False
+    engine.steps.set()
+    await asyncio.sleep(0.01)
+    os.close(number)
+    assert (tmp_path / "another").read_text() == "kept"
 
 
 def test_there_is_none_where_there_are_no_files(monkeypatch: pytest.MonkeyPatch) -> None:

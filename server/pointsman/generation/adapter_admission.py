@@ -206,8 +206,8 @@ class AdapterAdmission:
         if self.swap is not None:
             self.swap.clear()
 
-    def closed(self, post: Post) -> None:
-        """See `Place.closed`."""
+    def stream_closed(self, post: Post) -> None:
+        """See `Place.stream_closed`."""
         if self.interlude is not None:
             self.interlude.ask(self._engine_slots.idle(), post)
 

@@ -1,9 +1,9 @@
 """A moment between two steps of an engine, in which it hears that a stream was closed.
 
 llama.cpp finds a connection closed when it writes the next token to it, and has begun the step after that before the
-thread that writes can say so: what was given up is made for two steps more. So whoever closes a stream also asks for a
-copy of the cache of an idle slot. The engine makes it between two steps, and meanwhile hears what it has to
-hear (benchmarks/results/adapters.md). The copy is nobody's.
+thread that writes can say so: what was given up is made for one step too many. So whoever closes a stream also asks for
+a copy of the cache of an idle slot. The engine makes it between two steps, and meanwhile hears what it has to hear
+(benchmarks/results/adapters.md). The copy is nobody's.
 """
 
 import asyncio
@@ -37,7 +37,8 @@ class Interlude:
 
     def close(self) -> None:
         """Give the file back, once the engine is gone too."""
-        os.close(self.file)
+        file, self.file = self.file, -1  # the number may be another file's from now on
+        os.close(file)
 
     def ask(self, idle: list[tuple[int, str]], post: Post) -> None:
         """Ask for one, unless one is to come; returns at once.

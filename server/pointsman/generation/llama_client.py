@@ -180,7 +180,7 @@ class LlamaClient:
         finally:
             # One that gives way is closed as a token comes, with a step left in which the engine hears of it.
             if place is not None and this.heard and not (this.ended or this.interrupted):
-                place.closed(self._post)
+                place.stream_closed(self._post)
         if place is not None and this.made >= limit and draft.told == this.begun_with:
             place.gives_way = False  # the engine holds back more text than so short a round can end
 

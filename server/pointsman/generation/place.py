@@ -50,9 +50,9 @@ class Place:
         """Where caches go that have to leave their slot, if anywhere."""
         return self._admission.swap
 
-    def closed(self, post: Post) -> None:
-        """Note that a stream was closed before its end, and let the engine hear of it soon; returns at once."""
-        self._admission.closed(post)
+    def stream_closed(self, post: Post) -> None:
+        """Note that its stream was closed before the end, and let the engine hear of it soon; returns at once."""
+        self._admission.stream_closed(post)
 
     def said(self, tokens: float) -> None:
         """Charge tokens of the answer."""
