@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness import Running, Site, running, slots_of, until
-from pointsman.errors import BackendDownError
+from pointsman.errors import BackendDownError, InvalidRequestError
 from pointsman.generation.backend import Question
 from pointsman.generation.engine_slots import EngineSlots
 from pointsman.generation.interlude import BALLAST, Interlude, interlude
@@ -52,12 +52,12 @@ async def test_the_shortest_idle_cache_that_will_do_is_copied_and_the_copy_dropp
         assert os.fstat(opened.file).st_size == 0
 
 
-async def test_nothing_is_asked_where_no_idle_slot_holds_enough() -> None:
+async def test_nothing_is_asked_where_no_idle_slot_holds_what_will_do() -> None:
     engine = Engine()
     with interlude(wanted=True) as opened:
         assert opened is not None
         opened.ask([], engine.post)
-        opened.ask([(0, "too short"), (1, "")], engine.post)
+        opened.ask([(0, "too short"), (1, ""), (2, "too long " * 1000)], engine.post)
         await asyncio.sleep(0.01)
     assert engine.asked == []
 
@@ -86,6 +86,19 @@ async def test_an_engine_that_fails_at_it_fails_nobody() -> None:
         for _ in range(2):
             opened.ask([(0, BALLAST)], engine.post)
             await asyncio.sleep(0.01)
+            assert opened._asking is not None
+            assert opened._asking.exception() is None
+    assert len(engine.asked) == 2
+
+
+async def test_an_engine_that_makes_no_copy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pointsman.generation.interlude._PATIENCE_S", 0.01)
+    engine = Engine()
+    with interlude(wanted=True) as opened:
+        assert opened is not None
+        for _ in range(2):
+            opened.ask([(0, BALLAST)], engine.post)
+            await asyncio.sleep(0.05)
     assert len(engine.asked) == 2
 
 
@@ -177,6 +190,26 @@ async def test_an_engine_makes_fewer_tokens_of_what_was_closed(site: Site) -> No
                 found.append(await _left_in_a_step(server))
         assert sum(held[opened]) < sum(held[None]), held
         assert os.fstat(opened.file).st_size == 0
+
+
+@pytest.mark.model
+async def test_nothing_is_asked_where_an_answer_ends_or_is_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(site.fill().settings()) as server:
+        asked: list[object] = []
+        monkeypatch.setattr(Interlude, "ask", lambda *given: asked.append(given))
+        general = server.core.catalogs.catalog.specialist("general")
+        assert general
+        for prompt, tokens in ((LONG, 3), (LONG * 500, 3)):
+            question = Question((Message(Role.USER, prompt),), tokens, 0.0, 1.0)
+            async with server.core.engines.lease(general) as lease, lease.place(tokens):
+                with suppress(InvalidRequestError):
+                    assert [piece async for piece in lease.stream(question)]
+                    assert prompt == LONG
+        assert asked == []
+        await _left_in_a_step(server)
+        assert len(asked) == 1
 
 
 @pytest.mark.model

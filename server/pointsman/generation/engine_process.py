@@ -86,12 +86,9 @@ class EngineProcess:
 
     async def run(self) -> None:
         """Keep the engine alive until `stop`."""
-        ours = self.spec.kind == "llama_cpp"  # which alone can copy caches to files that we hand it
+        ours, admission = self.spec.kind == "llama_cpp", self.admission  # others copy no caches to our files
         swap_mib = self._settings.swap_mib if ours and self.spec.adapters else 0
-        with (
-            swap_space(swap_mib) as self.admission.swap,
-            interlude(wanted=ours) as self.admission.interlude,
-        ):
+        with swap_space(swap_mib) as admission.swap, interlude(wanted=ours) as admission.interlude:
             await self._keep_alive()
 
     async def _keep_alive(self) -> None:
@@ -256,7 +253,7 @@ class EngineProcess:
                 self._client = None
 
     async def _spawn(self) -> Process:
-        files = self.admission.files
+        files = self.admission.files  # which the engine inherits
         specification = self.spec.as_json(api_key=self._key, copies=bool(files))
         self._stderr.clear()
         process = await asyncio.create_subprocess_exec(
@@ -313,7 +310,7 @@ class EngineProcess:
         # In a thread: the first client of a process imports and reads files.
         self._client = await asyncio.to_thread(self._connect)
         self.admission.engine_began()
-        if isinstance(self._client, LlamaClient) and self.admission.interlude is not None:
+        if isinstance(self._client, LlamaClient) and self.admission.interlude and self.admission.last_slot:
             await self._client.fill(self.admission.last_slot)
         self.state = EngineState.READY
         self._start_took_s = asyncio.get_running_loop().time() - self._starts_at

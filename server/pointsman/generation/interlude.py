@@ -9,15 +9,17 @@ a copy of the cache of an idle slot. The engine makes it between two steps, and 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pointsman.errors import PointsmanError
 
 BALLAST = "Points are set by hand, by wire, or by motor; " * 5
 """A prompt of some 64 tokens: whoever is first to leave an engine finds a cache to be copied."""
-_SHORTEST = 128
-"""Characters of a prompt whose cache takes long enough to copy: 40 tokens take 0.65 ms."""
+_SHORTEST, _LONGEST = 128, 2048
+"""Characters of a prompt whose cache takes long enough to copy, and not too long: 40 tokens take 0.65 ms, 500 half a step."""
+_PATIENCE_S = 1.0
+"""Somebody may have taken the slot meanwhile: then the engine would make the copy after their answer."""
 
 Post = Callable[[str, dict[str, Any]], Awaitable[Any]]
 
@@ -45,16 +47,16 @@ class Interlude:
 
         idle: numbers of slots that nobody has, with the prompts that they hold; the shortest that will do is copied
         """
-        long_enough = [(len(text), number) for number, text in idle if len(text) >= _SHORTEST]
-        if long_enough and (self._asking is None or self._asking.done()):
-            self._asking = asyncio.ensure_future(self._copy(min(long_enough)[1], post))
+        will_do = [(len(text), number) for number, text in idle if _SHORTEST <= len(text) <= _LONGEST]
+        if will_do and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.ensure_future(self._copy(min(will_do)[1], post))
 
     async def _copy(self, number: int, post: Post) -> None:
-        try:
-            await post(f"/slots/{number}?action=save", {"filename": str(self.file)})
+        with suppress(PointsmanError, TimeoutError):  # the stream ends a step later
+            async with asyncio.timeout(_PATIENCE_S):
+                await post(f"/slots/{number}?action=save", {"filename": str(self.file)})
+        with suppress(OSError):  # closed meanwhile
             os.ftruncate(self.file, 0)
-        except (PointsmanError, OSError):
-            pass  # the stream ends a step later
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import json
 import math
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ import httpx2
 from pointsman.errors import BackendDownError, InvalidRequestError, OverloadedError, PointsmanError
 from pointsman.generation.backend import Question, Stream
 from pointsman.generation.engine_slots import Held, Slot
-from pointsman.generation.interlude import BALLAST
+from pointsman.generation.interlude import BALLAST, Post
 from pointsman.generation.place import Place
 from pointsman.generation.unbroken import ended
 from pointsman.values.events import Finished, FinishReason, Token, Usage
@@ -31,6 +31,7 @@ PROBE_TOKENS = 4
 _PROBE_PROMPT = "Hello"
 _BEGINS_WITHIN_S = 30.0
 """How long a request that was given up waits for its first piece. The engine does not come to it sooner."""
+_FILLS_WITHIN_S = 3.0
 _EVENT = "data: "
 _RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 """Closing a connection breaks it: the engine's next write fails, where after an orderly end only the one after does."""
@@ -134,9 +135,10 @@ class LlamaClient:
         return len(entries) == PROBE_TOKENS and math.isfinite(_logprob(reply))
 
     async def fill(self, slot: int) -> None:
-        """Have a slot read something; see `interlude`. An engine that cannot is found out by its first request."""
-        with suppress(PointsmanError):
-            await self._post("/completion", {"prompt": BALLAST, "n_predict": 0, "id_slot": slot})
+        """Have a slot read something; see `interlude`. An engine that cannot is found out by others."""
+        with suppress(PointsmanError, TimeoutError):
+            async with asyncio.timeout(_FILLS_WITHIN_S):
+                await self._post("/completion", {"prompt": BALLAST, "n_predict": 0, "id_slot": slot})
 
     async def _round(
         self, question: Question, draft: _Draft, place: Place | None
@@ -152,7 +154,7 @@ class LlamaClient:
             body["id_slot"] = slot.number
             if place.swap is not None:
                 await place.swap.settle(slot, place, question.adapters, draft.prompt, self._post)
-        try:
+        with _heard_of_who_leaves(this, place, self._post):
             async with aclosing(self._chunks(body, this)) as chunks:
                 chunk = await _first(chunks, this, place)
                 while chunk is not None:
@@ -177,10 +179,6 @@ class LlamaClient:
                             f"{self._name} ended its stream without finishing the answer",
                             retry_after_s=_RETRY_S,
                         )
-        finally:
-            # One that gives way is closed as a token comes, with a step left in which the engine hears of it.
-            if place is not None and this.heard and not (this.ended or this.interrupted):
-                place.stream_closed(self._post)
         if place is not None and this.made >= limit and draft.told == this.begun_with:
             place.gives_way = False  # the engine holds back more text than so short a round can end
 
@@ -297,6 +295,17 @@ class LlamaClient:
         if status == 429:
             return OverloadedError(said, _RETRY_S)
         return BackendDownError(said, retry_after_s=_RETRY_S)
+
+
+@contextmanager
+def _heard_of_who_leaves(this: _Round, place: Place | None, post: Post) -> Iterator[None]:
+    """Let the engine hear soon of a caller who leaves a round before its end."""
+    try:
+        yield
+    except (GeneratorExit, asyncio.CancelledError):
+        if place is not None and this.heard and not this.ended:
+            place.stream_closed(post)
+        raise
 
 
 async def _first(
